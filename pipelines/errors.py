@@ -1,0 +1,106 @@
+"""The one error tree of the product.
+
+Every leaf has a stable ``code`` (shown in the console, the ledger and the SR), the job state it leads to, and whether trying
+again can help. The docstring is the default message, so raising a leaf without text still says something in English.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CervinodeError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[str] = "ERROR"
+    job_state: ClassVar[str] = "FAILED"
+    retry: ClassVar[bool] = False
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+
+
+class InputError(CervinodeError):
+    """The study cannot be analysed as it is."""
+
+    code = "INPUT"
+    job_state = "REFUSED"
+
+
+class MissingSequence(InputError):
+    """A sequence that the system requires was not found in the study."""
+
+    code = "MISSING_SEQUENCE"
+
+
+class BadGeometry(InputError):
+    """The slices of a series do not form a regular volume."""
+
+    code = "BAD_GEOMETRY"
+
+
+class UndecodablePixels(InputError):
+    """The pixel data of an instance cannot be decoded."""
+
+    code = "UNDECODABLE_PIXELS"
+
+
+class MissingRoi(InputError):
+    """No usable region of interest was sent and none could be segmented."""
+
+    code = "MISSING_ROI"
+
+
+class MissingClinical(InputError):
+    """A clinical value that the system requires is not known."""
+
+    code = "MISSING_CLINICAL"
+
+
+class MixedPatients(InputError):
+    """Instances of several patients carry the same Study Instance UID."""
+
+    code = "MIXED_PATIENTS"
+
+
+class BundleError(CervinodeError):
+    """The model bundle is missing, damaged, or was trained under another method."""
+
+    code = "BUNDLE"
+
+
+class InferenceError(CervinodeError):
+    """The computation did not give a usable number."""
+
+    code = "INFERENCE"
+
+
+class NotFinite(InferenceError):
+    """A feature or a probability is not a finite number."""
+
+    code = "NOT_FINITE"
+
+
+class ResultError(CervinodeError):
+    """A result object failed its own check and was not sent."""
+
+    code = "RESULT"
+
+
+class CohortError(CervinodeError):
+    """The training cohort cannot be used as it is."""
+
+    code = "COHORT"
+
+
+class ConfigError(CervinodeError):
+    """The configuration is not valid; nothing was changed."""
+
+    code = "CONFIG"
+
+
+class TransportError(CervinodeError):
+    """The peer could not be reached or did not take the object."""
+
+    code = "TRANSPORT"
+    retry = True

@@ -1,0 +1,63 @@
+"""The only door to pyradiomics.
+
+pyradiomics is the definition of every feature here; its known deviations from IBSI are listed in docs/systems.md. What it does
+silently (skip an image type, return NaN) becomes an error: a vector is complete and finite or there is none.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import highdicom as hd
+import numpy as np
+import SimpleITK as sitk
+from radiomics import featureextractor
+
+from pipelines.errors import BadGeometry, InferenceError, MissingRoi, NotFinite
+from pipelines.imaging.geometry import to_sitk
+from pipelines.spec import Radiomics
+
+logging.getLogger("radiomics").setLevel(logging.CRITICAL)
+
+_LABEL = 1
+
+
+def extract(image: hd.Volume, mask: hd.Volume, block: Radiomics) -> dict[str, float]:
+    """Return ``block.count`` features by pyradiomics' names, in its order.
+
+    ``image`` (float32) and ``mask`` (0/1) share one grid.
+
+    Raises
+    ------
+    BadGeometry
+        Image and mask are on different grids.
+    MissingRoi
+        The mask is too small for a feature to exist.
+    InferenceError
+        pyradiomics returned another number of features than the profile declares.
+    NotFinite
+        A feature is NaN or infinite; the message names it.
+    """
+    if not mask.geometry_equal(image):
+        raise BadGeometry("image and roi are on different grids")
+    extractor = featureextractor.RadiomicsFeatureExtractor(label=_LABEL, **block.settings)
+    extractor.disableAllImageTypes()
+    extractor.disableAllFeatures()
+    for name, arguments in block.image_types.items():
+        extractor.enableImageTypeByName(name, customArgs=dict(arguments))
+    for feature_class, names in block.classes.items():
+        if names:
+            extractor.enableFeaturesByName(**{feature_class: list(names)})
+        else:
+            extractor.enableFeatureClassByName(feature_class)
+    try:
+        result = extractor.execute(to_sitk(image.astype(np.float32)), sitk.Cast(to_sitk(mask), sitk.sitkUInt8))
+    except ValueError as error:
+        raise MissingRoi(f"the roi cannot be measured: {error}") from error
+    features = {name: float(value) for name, value in result.items() if not name.startswith("diagnostics_")}
+    if len(features) != block.count:
+        raise InferenceError(f"pyradiomics returned {len(features)} features, the profile declares {block.count}")
+    if bad := [name for name, value in features.items() if not math.isfinite(value)]:
+        raise NotFinite(f"{len(bad)} radiomic features are not finite, first {bad[0]}")
+    return features

@@ -1,0 +1,225 @@
+"""The data that flows through a system, from series headers to evidence.
+
+Frozen dataclasses without behaviour beyond what they are made of. Geometry is always DICOM patient space (LPS, millimetres,
+PS3.3 C.7.6.2.1.1); arrays of volumes are ordered (slice, row, column), as in :class:`highdicom.Volume`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+
+FloatArray = NDArray[np.float64]
+
+
+class SeriesRole(StrEnum):
+    """What a series is for, by its physics. The names are stable: they appear in JSON, in the SR and in manifests."""
+
+    T1W = "T1W"
+    T2W = "T2W"
+    T2W_FS = "T2W_FS"  # T2 with fat suppression (SPAIR, SPIR, FS, STIR)
+    DWI = "DWI"
+    ADC = "ADC"
+    CE_T1W = "CE_T1W"
+    TVUS = "TVUS"
+    SEG = "SEG"
+    RTSTRUCT = "RTSTRUCT"
+    SR = "SR"
+
+
+class BundleStatus(StrEnum):
+    """How far a bundle has been proven; stamped on every output."""
+
+    DEMO = "demo"
+    RESEARCH = "research"
+    VALIDATED = "validated"
+
+
+class RoiOrigin(StrEnum):
+    """Whose region of interest was used."""
+
+    SEG = "SEG"
+    RTSTRUCT = "RTSTRUCT"
+    MODEL = "MODEL"
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesHeader:
+    """What series choice knows of one series, taken from its headers.
+
+    ``spacing_mm`` is (slice, row, column) spacing or ``None`` where it is not defined; ``b_values`` are s/mm2, sorted, one per
+    distinct value found in the series.
+    """
+
+    study_instance_uid: str
+    series_instance_uid: str
+    modality: str
+    series_number: int | None
+    description: str
+    sop_class_uid: str
+    n_instances: int
+    image_type: tuple[str, ...] = ()
+    scanning_sequence: tuple[str, ...] = ()
+    sequence_variant: tuple[str, ...] = ()
+    scan_options: tuple[str, ...] = ()
+    sequence_name: str = ""
+    echo_time_ms: float | None = None
+    repetition_time_ms: float | None = None
+    inversion_time_ms: float | None = None
+    flip_angle_deg: float | None = None
+    contrast_agent: str = ""
+    b_values: tuple[float, ...] = ()
+    orientation: tuple[float, ...] | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    rows: int = 0
+    columns: int = 0
+    frame_of_reference_uid: str = ""
+    manufacturer: str = ""
+    acquisition_time: str = ""
+
+    def label(self) -> str:
+        """Name the series for a person: ``6 "t2_tse_tra" (MR, 19 images)``."""
+        number = "?" if self.series_number is None else str(self.series_number)
+        return f'{number} "{self.description or "no description"}" ({self.modality}, {self.n_instances} images)'
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One series: its header and its instances' headers (datasets without pixel data; ``filename`` leads to the file)."""
+
+    header: SeriesHeader
+    instances: tuple[Dataset, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A series given a role: exactly these instances make the volume, for this reason."""
+
+    role: SeriesRole
+    header: SeriesHeader
+    instances: tuple[Dataset, ...]
+    score: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a system did not run. ``reasons`` are whole sentences; ``found`` names what was there instead, a line per series."""
+
+    system: str
+    title: str
+    code: str
+    reasons: tuple[str, ...]
+    found: tuple[str, ...] = ()
+    failed: bool = False  # a FAILED job (our fault) rather than a REFUSED one (the input's)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageVolume:
+    """A sequence as one regular volume.
+
+    ``volume.array`` is float32 in modality units, shape (slice, row, column). ``sources`` are headers of the source instances in
+    the order of the slices (classic) or the one multi-frame instance.
+    """
+
+    role: SeriesRole
+    header: SeriesHeader
+    volume: hd.Volume
+    sources: tuple[Dataset, ...]
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Roi:
+    """A region of interest: a mask (uint8, 0 or 1) on the grid of the sequence it was drawn on, and whose it is."""
+
+    role: SeriesRole
+    volume: hd.Volume
+    origin: RoiOrigin
+    description: str
+    source_sop_instance_uid: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """All that a system needs of one patient's study."""
+
+    study_instance_uid: str
+    volumes: Mapping[SeriesRole, ImageVolume]
+    roi: Roi | None
+    clinical: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A coded concept (PS3.3 table 8.8-1). ``meaning`` is at most 64 characters, ``value`` at most 16."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A number about the patient, with its UCUM unit."""
+
+    name: Code
+    value: float
+    unit: Code
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """The Shapley value of one feature, in log-odds; positive speaks for the finding. ``group`` is the sequence or block."""
+
+    feature: str
+    group: str
+    value: float
+    log_odds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the system says. ``probability`` is calibrated, 0 to 1; ``interval`` are its bounds, where the bundle can give them."""
+
+    system: str
+    title: str
+    finding: Code
+    bundle_version: str
+    bundle_digest: str
+    bundle_status: BundleStatus
+    probability: float
+    threshold: float
+    threshold_rule: str
+    call: str  # "positive" or "negative"
+    interval: tuple[float, float] | None = None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What the prediction rests on: everything that the SR, the SEG and the captures show."""
+
+    volumes: Mapping[SeriesRole, ImageVolume]
+    roi: Roi
+    rois: Mapping[SeriesRole, hd.Volume]  # the roi on each sequence's grid
+    activation_maps: Mapping[SeriesRole, hd.Volume]  # float32 0..1 on each sequence's grid
+    contributions: tuple[Contribution, ...]  # all, largest absolute value first
+    base_log_odds: float
+    measurements: tuple[Measurement, ...]
+    segmenter: str | None = None  # name and digest of the network that drew the roi, where one did
+
+
+def as_float(value: object) -> float | None:
+    """Return a header value as a finite float, or ``None`` where it is absent or unreadable."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
