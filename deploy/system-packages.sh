@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Make sure that what pip cannot install is there: a C compiler for pyradiomics (serve), and the foreign tools that judge our
+# objects (test). Installs with apt where that is possible, otherwise says what is missing.
+set -euo pipefail
+
+case "${1:-}" in
+  serve) needed=() ; headers=1 ;;
+  test) needed=("/usr/bin/storescu:dcmtk" "/usr/bin/dciodvfy:dicom3tools" "/usr/sbin/Orthanc:orthanc"
+                "/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb" "/usr/bin/redis-server:redis-server") ; headers=0 ;;
+  *) echo "usage: $0 serve|test" >&2; exit 2 ;;
+esac
+
+have() { [[ "$1" == /* ]] && [[ -e "$1" ]] || command -v "$1" >/dev/null 2>&1; }
+
+if [[ $headers == 1 ]]; then
+  python="${PYTHON:-python3}"
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Cervinode needs Python 3.11 or newer" >&2; exit 1; }
+  needed=("cc:gcc")
+  include="$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')"
+  [[ -e "$include/Python.h" ]] || needed+=("Python.h:python3-dev")
+  "$python" -c 'import ensurepip' 2>/dev/null || needed+=("ensurepip:python3-venv")
+fi
+
+missing=()
+for pair in "${needed[@]}"; do have "${pair%%:*}" || missing+=("${pair##*:}"); done
+[[ ${#missing[@]} == 0 ]] && exit 0
+
+if ! command -v apt-get >/dev/null 2>&1; then
+  echo "please install: ${missing[*]} (names of Debian packages)" >&2; exit 1
+fi
+sudo=""
+[[ $(id -u) == 0 ]] || sudo="sudo"
+echo "installing system packages: ${missing[*]}"
+$sudo apt-get update -qq
+# Servers that the packages bring are not to start by themselves: tests start their own, on loopback.
+$sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
