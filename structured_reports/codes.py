@@ -1,0 +1,144 @@
+"""Every coded concept of the result objects, in one table.
+
+Meanings are never reused with a different sense: a new sense is a new code. Private codes have the scheme ``99CERVINODE``, which every
+object that uses them identifies in its Coding Scheme Identification Sequence (PS3.3 C.12.1.1.4). A system's own concepts (its
+probability, bounds and calls) are derived from its finding, so that declaring a system needs no code here.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from highdicom.sr import CodedConcept
+
+from pipelines.types import Code, RoiOrigin, SeriesRole
+
+PRIVATE = "99CERVINODE"
+MAX_MEANING = 64  # characters, VR LO, PS3.5 6.2
+
+TITLE = Code("126001", "DCM", "Oncology Measurement Report")  # CID 7021
+ENGLISH = Code("en", "RFC5646", "English")
+PROCEDURE_MR = Code("126020", "DCM", "Multiparametric MRI")  # CID 100
+PROCEDURE_US = Code("24869-0", "LN", "US Pelvis")
+COMMENT = Code("121106", "DCM", "Comment")
+AI = Code("123110", "DCM", "Artificial Intelligence")  # CID 7162
+PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")  # CID 7005
+SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")  # CID 7202
+
+IMAGE_LIBRARY = Code("111028", "DCM", "Image Library")  # TID 1600
+IMAGE_LIBRARY_GROUP = Code("126200", "DCM", "Image Library Group")
+SOURCE = Code("260753009", "SCT", "Source")
+MODALITY = Code("121139", "DCM", "Modality")
+MODALITIES = {
+    "MR": Code("MR", "DCM", "Magnetic Resonance"),  # CID 29
+    "US": Code("US", "DCM", "Ultrasound"),
+}
+SERIES_ROLE = Code("ROLE", PRIVATE, "Role of the series")
+ROLES = {
+    SeriesRole.T1W: Code("110804", "DCM", "T1 Weighted MR Signal Intensity"),  # CID 7180
+    SeriesRole.T2W: Code("110805", "DCM", "T2 Weighted MR Signal Intensity"),
+    SeriesRole.T2W_FS: Code("ROLE.T2W_FS", PRIVATE, "T2 weighted MR with fat suppression"),
+    SeriesRole.DWI: Code("113043", "DCM", "Diffusion weighted"),
+    SeriesRole.ADC: Code("113041", "DCM", "Apparent Diffusion Coefficient"),
+    SeriesRole.CE_T1W: Code("ROLE.CE_T1W", PRIVATE, "T1 weighted MR with contrast agent"),
+    SeriesRole.TVUS: Code("ROLE.TVUS", PRIVATE, "Transvaginal ultrasound"),
+}
+
+CERVIX = Code("71252005", "SCT", "Cervix uteri")  # CID 4
+PELVIS = Code("816092008", "SCT", "Pelvis")
+MORPHOLOGICALLY_ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")  # CID 7150
+NEOPLASM_PRIMARY = Code("372087000", "SCT", "Neoplasm, Primary")  # CID 7151
+FINDING_TYPES = {  # of the finding, by its private code
+    "P.OLNM": Code("14799000", "SCT", "Neoplasm, Secondary"),
+    "P.LNM": Code("14799000", "SCT", "Neoplasm, Secondary"),
+    "P.LVSI": Code("371512006", "SCT", "Lymphatic or small blood vessel invasion by tumor"),
+}
+
+PERCENT = Code("%", "UCUM", "Percent")
+NO_UNITS = Code("1", "UCUM", "no units")
+THRESHOLD = Code("THRESHOLD", PRIVATE, "Decision threshold of the probability")
+CALL = Code("CALL", PRIVATE, "Call of the model at its threshold")
+RISK = Code("RISK", PRIVATE, "Predicted risk category")
+LOW_RISK = Code("75976002", "SCT", "Low Risk")  # CID 3118
+MODERATE_RISK = Code("25594002", "SCT", "Moderate Risk")
+HIGH_RISK = Code("15508007", "SCT", "High Risk")
+
+METHODS = {"118565006": Code("126030", "DCM", "Sum of segmented voxel method for volume")}  # by measurement, CID 7474
+DERIVATIONS = {"113041": Code("373098007", "SCT", "Mean")}  # by measurement, CID 7464
+
+RUN_STATUS = Code("111017", "DCM", "CAD Processing and Findings Summary")
+ALL_WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")  # CID 6047
+ALL_WITH_FINDINGS = Code("111242", "DCM", "All algorithms succeeded; with findings")
+SOME_WITH_FINDINGS = Code("111244", "DCM", "Not all algorithms succeeded; with findings")
+NONE_SUCCEEDED = Code("111245", "DCM", "No algorithms succeeded; without findings")
+SERIES_QUALITY = Code("130550", "DCM", "Imaging Series Quality")
+LIMITED_QUALITY = Code("RID13", "RADLEX", "Limited quality")  # CID 7036
+ROI_ORIGIN = Code("ROI", PRIVATE, "Origin of the region of interest")
+ROI_ORIGINS = {
+    RoiOrigin.SEG: Code("ROI.SEG", PRIVATE, "Received with the study as a segmentation"),
+    RoiOrigin.RTSTRUCT: Code("ROI.RTSTRUCT", PRIVATE, "Received with the study as an RT structure set"),
+    RoiOrigin.MODEL: Code("ROI.MODEL", PRIVATE, "Drawn by a segmentation network, unchecked"),
+}
+ROI_NOTE = Code("ROI.NOTE", PRIVATE, "Region of interest")
+FLAG = Code("FLAG", PRIVATE, "Flag")
+OMITTED = Code("OMITTED", PRIVATE, "Measurement omitted")
+MODEL = Code("MODEL", PRIVATE, "Model")
+SEGMENTER = Code("SEGMENTER", PRIVATE, "Segmentation network")
+
+REASON = Code("REASON", PRIVATE, "Reason")
+FOUND = Code("FOUND", PRIVATE, "Found in the study")
+REFUSAL = Code("REFUSAL", PRIVATE, "Why there is no result")
+REFUSALS = {
+    "INPUT": Code("R.INPUT", PRIVATE, "The study cannot be analysed as it is"),
+    "MISSING_SEQUENCE": Code("R.SEQUENCE", PRIVATE, "A required sequence is missing"),
+    "BAD_GEOMETRY": Code("R.GEOMETRY", PRIVATE, "The slices do not form a regular volume"),
+    "UNDECODABLE_PIXELS": Code("R.PIXELS", PRIVATE, "Pixel data cannot be decoded"),
+    "MISSING_ROI": Code("R.ROI", PRIVATE, "There is no usable region of interest"),
+    "MISSING_CLINICAL": Code("R.CLINICAL", PRIVATE, "A required clinical value is not known"),
+    "MIXED_PATIENTS": Code("R.PATIENTS", PRIVATE, "Images of several patients in one study"),
+}
+REFUSAL_OTHER = Code("R.FAILURE", PRIVATE, "The analysis failed for a technical reason")
+
+
+def scheme_identification() -> CodingSchemeIdentificationItem:
+    """Return the item that identifies the private scheme."""
+    return CodingSchemeIdentificationItem(
+        designator=PRIVATE, name="Cervinode private codes", version="1", responsible_organization="Cervinode project"
+    )
+
+
+def concept(code: Code) -> CodedConcept:
+    """Return the code as a highdicom concept."""
+    return CodedConcept(value=code.value, scheme_designator=code.scheme, meaning=code.meaning)
+
+
+def stem(finding: Code) -> str:
+    """Return the short name of a finding, e.g. ``OLNM`` of ``P.OLNM``: tracking identifiers and descriptions use it."""
+    return finding.value.removeprefix("P.")
+
+
+def lower_bound(finding: Code) -> Code:
+    """Return the concept of the probability's lower bound."""
+    return Code(f"{finding.value}.LO", PRIVATE, f"{stem(finding)} probability, lower bound")
+
+
+def upper_bound(finding: Code) -> Code:
+    """Return the concept of the probability's upper bound."""
+    return Code(f"{finding.value}.HI", PRIVATE, f"{stem(finding)} probability, upper bound")
+
+
+def call_value(finding: Code, call: str, words: str) -> Code:
+    """Return a call, ``positive`` or ``negative``, as the system words it."""
+    return Code(f"{stem(finding)}.{call[:3].upper()}", PRIVATE, words[:MAX_MEANING])
+
+
+def series_used(role: SeriesRole) -> Code:
+    """Return the concept of the note that says which series played a role."""
+    return Code(f"USED.{role}", PRIVATE, f"Series used as {role}")
+
+
+def contribution(finding: Code, feature: str, words: str) -> Code:
+    """Return the concept of one feature's Shapley value: a checksum of finding and feature, as features are too many to list."""
+    checksum = zlib.crc32(f"{finding.value}|{feature}".encode())
+    return Code(f"SHAP.{checksum:08X}", PRIVATE, f"SHAP {words}"[:MAX_MEANING])

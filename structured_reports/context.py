@@ -1,0 +1,64 @@
+"""What a builder must know besides the result itself."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from importlib.metadata import version as installed_version
+
+from pydicom import Dataset
+from pydicom.uid import Comprehensive3DSRStorage
+
+from pipelines.spec import PipelineSpec
+
+_OFFSET = re.compile(r"([+-])(\d\d)(\d\d)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """The main SR that this result replaces."""
+
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str = Comprehensive3DSRStorage
+
+
+@dataclass(frozen=True)
+class ReportContext:
+    """Circumstances of one run. ``created_at`` is the only clock: the same context gives the same bytes.
+
+    Parameters
+    ----------
+    spec
+        The system that ran or was to run.
+    created_at
+        Time of the job; the content date and time of every object.
+    station
+        AE title of the node; the device serial number of the results.
+    version
+        1 for the first result of the study and system, then 2, 3, ...
+    predecessor
+        The SR of the version before, where there is one.
+    sr_class_uid
+        Comprehensive 3D, Comprehensive or Enhanced SR; the content is the same in all three.
+    """
+
+    spec: PipelineSpec
+    created_at: datetime
+    station: str
+    version: int = 1
+    predecessor: Predecessor | None = None
+    sr_class_uid: str = Comprehensive3DSRStorage
+    manufacturer: str = "Cervinode project"
+    model_name: str = "Cervinode"
+    software_version: str = field(default_factory=lambda: installed_version("cervinode"))
+
+    def time_for(self, source: Dataset) -> datetime:
+        """Return ``created_at`` in the time zone that the source declares for all its dates (PS3.3 C.12.1.1.8), else as it is."""
+        found = _OFFSET.match(str(source.get("TimezoneOffsetFromUTC") or ""))
+        if not found or self.created_at.tzinfo is None:
+            return self.created_at
+        sign, hours, minutes = found.groups()
+        offset = timedelta(hours=int(hours), minutes=int(minutes))
+        return self.created_at.astimezone(timezone(-offset if sign == "-" else offset))

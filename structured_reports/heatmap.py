@@ -1,0 +1,145 @@
+"""The Grad-CAM page of one sequence: the key slice as it is, beside it the same with the map and the outline of the region."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from pipelines.types import Evidence, FloatArray, Prediction, SeriesRole
+from structured_reports import wording
+from structured_reports.canvas import LINE, MUTED, OUTLINE, TEXT, WARNING, Page, colour_map
+
+_WIDTH, _HEIGHT = 1024, 656
+_PANEL = 464  # pixels a side
+_LEFT, _RIGHT, _TOP = 16, 492, 96
+_MIN_FIELD_MM = 140.0  # enough pelvis around the tumour to recognise where it is
+_FIELD_PER_EXTENT = 2.2  # field of view over the region's extent
+_OPACITY = 0.75  # where the map is 1
+_DIMMED = 0.8  # grey levels under the map, so that bright tissue does not wash it out
+_VISIBLE = 0.05  # activation below this cannot be seen over the slice
+_WINDOW_PERCENTILES = (1.0, 99.5)
+_SCALES_MM = (10, 20, 50, 100)
+_DIRECTIONS = ("L", "R"), ("P", "A"), ("H", "F")  # towards + and - of the patient axes x, y, z (PS3.3 C.7.6.1.1.1)
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A square part of a slice, in pixel-edge coordinates (left, top, right, bottom), and its side."""
+
+    extent: tuple[float, float, float, float]
+    side_mm: float
+
+    def sample(self, plane: FloatArray | NDArray[np.float32], *, smooth: bool = True) -> FloatArray:
+        """Return the part at panel resolution; what lies outside the slice is 0."""
+        image = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32))
+        resampling = Image.Resampling.BICUBIC if smooth else Image.Resampling.BILINEAR
+        return np.asarray(image.transform((_PANEL, _PANEL), Image.Transform.EXTENT, self.extent, resample=resampling), dtype=float)
+
+
+def draw_heatmap(prediction: Prediction, evidence: Evidence, *, role: SeriesRole, index: int) -> NDArray[np.uint8]:
+    """Draw the page for slice ``index`` of the sequence; return RGB pixels, shape (rows, columns, 3)."""
+    image = evidence.volumes[role]
+    mask = evidence.rois[role].array[index]
+    field = _choose_field(mask, image.volume)
+    grey = _window(field.sample(image.volume.array[index]))
+    cam = np.clip(field.sample(np.nan_to_num(evidence.activation_maps[role].array[index]), smooth=False), 0, 1)
+    page = Page(_WIDTH, _HEIGHT)
+    _write_head(page, prediction, role, f"series {image.header.label()}, slice {index + 1} of {len(image.volume.array)} (largest region)")
+    _paste(page, grey, _LEFT)
+    _paste(page, _overlay(grey, cam, field.sample(mask, smooth=False) >= 0.5), _RIGHT)
+    for left in (_LEFT, _RIGHT):
+        _write_directions(page, image.volume, left)
+    _draw_scale(page, field.side_mm)
+    _draw_colour_bar(page)
+    _write_foot(page, evidence, role, active=bool(cam.max() >= _VISIBLE))
+    return page.pixels()
+
+
+def _choose_field(mask: NDArray[np.generic], volume: hd.Volume) -> _Field:
+    """Centre a square on the region."""
+    row_mm, column_mm = volume.spacing[1:]
+    rows, columns = np.nonzero(mask)
+    height_mm, width_mm = np.ptp(rows) * row_mm, np.ptp(columns) * column_mm
+    whole_mm = max(mask.shape[0] * row_mm, mask.shape[1] * column_mm)
+    side = min(max(_FIELD_PER_EXTENT * max(height_mm, width_mm), _MIN_FIELD_MM), whole_mm)
+    y, x = (rows.min() + rows.max() + 1) / 2, (columns.min() + columns.max() + 1) / 2
+    dy, dx = side / row_mm / 2, side / column_mm / 2
+    y, x = (_keep_inside(centre, half, size) for centre, half, size in ((y, dy, mask.shape[0]), (x, dx, mask.shape[1])))
+    return _Field((x - dx, y - dy, x + dx, y + dy), float(side))
+
+
+def _keep_inside(centre: float, half: float, size: int) -> float:
+    return size / 2 if 2 * half >= size else float(np.clip(centre, half, size - half))
+
+
+def _window(plane: FloatArray) -> FloatArray:
+    """Stretch grey levels to 0 to 255."""
+    low, high = np.percentile(plane, _WINDOW_PERCENTILES)
+    stretched: FloatArray = np.clip((plane - low) / max(high - low, 1e-6), 0, 1) * 255
+    return stretched
+
+
+def _overlay(grey: FloatArray, cam: FloatArray, inside: NDArray[np.bool_]) -> FloatArray:
+    """Blend the map over the slice, more opaque where it is higher, and draw the region's outline on top."""
+    opacity = (_OPACITY * cam)[..., None]
+    blended = _DIMMED * grey[..., None] * (1 - opacity) + colour_map(cam) * opacity
+    binary = Image.fromarray(inside.astype(np.uint8) * 255)
+    line = np.asarray(binary.filter(ImageFilter.MaxFilter(3))) != np.asarray(binary.filter(ImageFilter.MinFilter(3)))
+    halo = np.asarray(Image.fromarray(line.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(3))) > 0
+    blended[halo] *= 0.25
+    blended[line] = OUTLINE
+    return blended
+
+
+def _paste(page: Page, panel: FloatArray, left: int) -> None:
+    rgb = np.broadcast_to(panel if panel.ndim == 3 else panel[..., None], (_PANEL, _PANEL, 3))
+    page.image.paste(Image.fromarray(np.ascontiguousarray(rgb.round()).astype(np.uint8)), (left, _TOP))
+
+
+def _write_head(page: Page, prediction: Prediction, role: SeriesRole, series: str) -> None:
+    page.text((_LEFT, 10), wording.banner(prediction.bundle_status), size=22, colour=WARNING)
+    page.text((_RIGHT + _PANEL, 14), prediction.title, size=16, colour=MUTED, anchor="ra", width=480)
+    wide = page.text((_LEFT, 48), f"Grad-CAM {role}", size=28)
+    page.text((_LEFT + wide + 18, 58), series, size=17, colour=MUTED, width=_WIDTH - wide - 60)
+
+
+def _write_directions(page: Page, volume: hd.Volume, left: int) -> None:
+    """Name the patient directions at the edges of a panel."""
+    _, down, right = volume.unit_vectors()
+    middle, end = _PANEL // 2, _PANEL - 8
+    places = ((right, end, middle, "rm"), (-right, 8, middle, "lm"), (down, middle, end, "md"), (-down, middle, 8, "ma"))
+    for vector, x, y, anchor in places:
+        axis = int(np.argmax(np.abs(vector)))
+        letter = _DIRECTIONS[axis][0 if vector[axis] > 0 else 1]
+        page.text((left + x, _TOP + y), letter, size=18, anchor=anchor, halo=2)
+
+
+def _draw_scale(page: Page, side_mm: float) -> None:
+    length_mm = max((mm for mm in _SCALES_MM if mm <= side_mm / 3), default=_SCALES_MM[0])
+    length, x, y = length_mm * _PANEL / side_mm, _LEFT + 14, _TOP + _PANEL - 18
+    page.box(x - 2, y - 2, x + length + 2, y + 6, (0, 0, 0))
+    page.box(x, y, x + length, y + 4, TEXT)
+    page.text((x, y - 6), f"{length_mm} mm", size=17, anchor="ld", halo=2)
+
+
+def _draw_colour_bar(page: Page) -> None:
+    left, top, height = _RIGHT + _PANEL + 18, _TOP + 28, _PANEL - 56
+    ramp = colour_map(np.linspace(1, 0, height)[:, None].repeat(20, axis=1))
+    page.image.paste(Image.fromarray(ramp.round().astype(np.uint8)), (left, top))
+    page.draw.rectangle((left - 1, top - 1, left + 20, top + height), outline=LINE)
+    page.text((left + 10, top - 8), "high", size=16, anchor="md")
+    page.text((left + 10, top + height + 8), "low", size=16, anchor="ma")
+
+
+def _write_foot(page: Page, evidence: Evidence, role: SeriesRole, *, active: bool) -> None:
+    top = _TOP + _PANEL + 10
+    page.text((_LEFT, top), "Source image", size=18)
+    shown = "With activation map" if active else "No activation on this slice"
+    page.text((_RIGHT, top), f"{shown}; outlined: tumour region", size=18)
+    words = f"The map shows what the {role} network responded to; it explains this network, not the call. "
+    words += f"Region {wording.region_words(evidence)}."
+    page.paragraph((_LEFT, top + 29), words, size=15, width=_WIDTH - 2 * _LEFT, lines=2, colour=MUTED)

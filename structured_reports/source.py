@@ -1,0 +1,200 @@
+"""What result objects take from their sources: identity unharmed, geometry, and nothing else.
+
+Sources are never altered; everything works on a copy that holds only the listed attributes. Private groups, acquisition times, windows
+and the scanner's equipment therefore cannot leak into results.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+
+import pydicom.charset
+from pydicom import DataElement, Dataset
+from pydicom.datadict import tag_for_keyword
+from pydicom.multival import MultiValue
+from pydicom.valuerep import DA, TM, PersonName
+
+from pipelines.errors import ResultError
+
+# Patient, General Study, Patient Study and Clinical Trial modules: the same patient and study as the source (PS3.3 C.7.1, C.7.2).
+IDENTITY = (
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence",
+    "PatientBirthDate",
+    "PatientSex",
+    "OtherPatientIDs",
+    "OtherPatientIDsSequence",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "StudyInstanceUID",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "StudyDescription",
+    "AccessionNumber",
+    "IssuerOfAccessionNumberSequence",
+    "ReferringPhysicianName",
+    "TimezoneOffsetFromUTC",
+    "ClinicalTrialSponsorName",
+    "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName",
+    "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName",
+    "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID",
+    "ClinicalTrialTimePointID",
+    "ClinicalTrialTimePointDescription",
+)
+_TYPE_2 = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
+_INSTANCE = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")
+_IMAGE = (
+    "Modality",
+    "ReferencedRequestSequence",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "FrameOfReferenceUID",
+    "PositionReferenceIndicator",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "BurnedInAnnotation",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+)
+# Single-byte and stateless sets whose bytes go through unchanged (PS3.3 C.12.1.1.2); the rest is written as UTF-8.
+_KEPT_CHARACTER_SETS = frozenset({"", "ISO_IR 6", "ISO_IR 100", "ISO_IR 192", "GB18030", "GBK"})
+_UTF_8 = "ISO_IR 192"
+_ESCAPE = re.compile("\x1b[$()*+,\\-./]+[@-~]")  # ISO 2022 designations that decoding may leave behind
+_TEXT_VRS = frozenset({"LO", "LT", "SH", "ST", "UC", "UT"})
+
+
+def normalise_source(header: Dataset) -> Dataset:
+    """Return a copy of a source header with just the attributes that results may use.
+
+    Absent type 2 attributes become empty, a sex outside M, F and O becomes empty, and dates and times that are none become empty.
+    Text keeps its bytes where its character set allows, and is decoded for UTF-8 otherwise.
+
+    Raises
+    ------
+    ResultError
+        The header lacks one of the UIDs that name it.
+    """
+    if missing := [keyword for keyword in (*_INSTANCE, "StudyInstanceUID") if not header.get(keyword)]:
+        raise ResultError(f"source {header.get('SOPInstanceUID', '?')} has no {', '.join(missing)}")
+    declared = declared_character_set(header)
+    kept = declared in _KEPT_CHARACTER_SETS
+    out = Dataset()
+    if declared or not kept:
+        out.SpecificCharacterSet = declared if kept else _UTF_8
+    for keyword in (*IDENTITY, *_INSTANCE, *_IMAGE):
+        if keyword in header:
+            out.add(_copy_element(header[keyword], decode=not kept))
+    for keyword in _TYPE_2:
+        if keyword not in out:
+            setattr(out, keyword, "")
+    sex = str(out.PatientSex or "").strip().upper()[:1]
+    out.PatientSex = sex if sex in ("M", "F", "O") else ""
+    for keyword in ("PatientBirthDate", "StudyDate", "StudyTime"):
+        if not _is_date_or_time(out[keyword]):
+            setattr(out, keyword, "")
+    return out
+
+
+def carrier(source: Dataset) -> Dataset:
+    """Return a copy of a normalised header without the patient's name, which highdicom would judge; the identity is copied at the end."""
+    out = copy.copy(source)
+    out.PatientName = ""
+    return out
+
+
+def copy_identity(target: Dataset, source: Dataset) -> None:
+    """Give ``target`` the patient and study of ``source``, a normalised header, with its character set."""
+    for keyword in ("SpecificCharacterSet", *IDENTITY):
+        if keyword in source:
+            target.add(_copy_element(source[keyword], decode=False))
+        elif keyword in target:
+            del target[keyword]
+
+
+def declared_character_set(header: Dataset) -> str:
+    """Return the declared character set, several values joined by a backslash, empty where none is declared."""
+    value = header.get("SpecificCharacterSet") or ""
+    return "\\".join(value) if isinstance(value, MultiValue | list) else str(value)
+
+
+def has_undeclared_text(header: Dataset) -> bool:
+    """Tell whether a name has bytes above 0x7F although no character set is declared for them."""
+    if declared_character_set(header) not in ("", "ISO_IR 6"):
+        return False
+    return any(byte > 0x7F for keyword in ("PatientName", "ReferringPhysicianName") for byte in name_bytes(header, keyword))
+
+
+def name_bytes(dataset: Dataset, keyword: str) -> bytes:
+    """Return the bytes of a person name as they stand, or will stand, in the file; empty where absent."""
+    name = dataset.get(keyword)
+    if not name:
+        return b""
+    encodings = pydicom.charset.convert_encodings(dataset.get("SpecificCharacterSet"))
+    return bytes(PersonName(name).encode(encodings)).rstrip(b" ")
+
+
+def fit_text(text: str, character_set: str) -> str:
+    """Return the text with every character that the character set cannot hold replaced by a question mark."""
+    encoding = pydicom.charset.convert_encodings(character_set or None)[0]
+    return text.encode(encoding, errors="replace").decode(encoding)
+
+
+def _copy_element(element: DataElement, *, decode: bool) -> DataElement:
+    if element.VR == "SQ":
+        items = copy.deepcopy(list(element.value))
+        for item in items:
+            item.remove_private_tags()
+            if decode:
+                item.walk(lambda _, nested: _decode(nested))
+        return DataElement(element.tag, "SQ", items)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a source's invalid value is the source's; it is passed on, not judged
+        out = DataElement(element.tag, element.VR, element.value)
+    if decode:
+        _decode(out)
+    return out
+
+
+def _decode(element: DataElement) -> None:
+    """Turn the text of an element into plain Unicode, so that it can be written as UTF-8."""
+    if element.VR != "PN" and element.VR not in _TEXT_VRS:
+        return
+    values = element.value if isinstance(element.value, MultiValue) else [element.value]
+    plain = [_ESCAPE.sub("", str(value)) for value in values if value is not None]
+    decoded = [PersonName(value) for value in plain] if element.VR == "PN" else plain
+    element.value = decoded if len(decoded) > 1 else decoded[0] if decoded else ""
+
+
+def _is_date_or_time(element: DataElement) -> bool:
+    try:
+        (DA if element.tag != tag_for_keyword("StudyTime") else TM)(element.value)
+    except (ValueError, TypeError):
+        return False
+    return True

@@ -1,0 +1,292 @@
+"""The result objects as a set: identity, references, UIDs, numbers; and the check that holds them to it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+from pydicom.sr._concepts_dict import concepts
+
+from pipelines.errors import ResultError
+from pipelines.types import BundleStatus, Code, Measurement, Refusal, RoiOrigin, SeriesRole
+from structured_reports import codes, wording
+from structured_reports.check import check_objects
+from structured_reports.context import Predecessor
+from structured_reports.report import risk
+from tests.results import ADC, DIAMETER, ML, MM, MM2_S, VOLUME, Result, make_context, make_prediction, make_result
+
+# Codes of the contract that pydicom's dictionary does not carry, verified elsewhere.
+_VERIFIED_ELSEWHERE = {"371512006", "24869-0", "en", "MR", "US", "RID13", "ml", "mm", "mm2/s", "%", "1"}
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    return make_result()
+
+
+@pytest.fixture(scope="module")
+def objects(result: Result) -> list[Dataset]:
+    return result.build()
+
+
+def numbers(report: Dataset) -> dict[str, tuple[float, str]]:
+    """Return value and unit of each NUM by its code value."""
+    found = {}
+    for item in _items(report):
+        if item.ValueType == "NUM":
+            measured = item.MeasuredValueSequence[0]
+            unit = measured.MeasurementUnitsCodeSequence[0].CodeValue
+            found[item.ConceptNameCodeSequence[0].CodeValue] = (float(measured.NumericValue), unit)
+    return found
+
+
+def texts(report: Dataset) -> list[str]:
+    return [item.TextValue for item in _items(report) if item.ValueType == "TEXT"]
+
+
+def _items(item: Dataset) -> list[Dataset]:
+    children = list(item.get("ContentSequence", []))
+    return children + [below for child in children for below in _items(child)]
+
+
+def test_objects_come_in_the_order_in_which_they_are_sent(objects: list[Dataset]) -> None:
+    assert [(d.Modality, d.SeriesNumber) for d in objects] == [("OT", 9301)] * 4 + [("SEG", 9101), ("SR", 9201)]
+
+
+def test_warning_shows_in_the_first_22_characters_of_every_series(objects: list[Dataset]) -> None:
+    for d in objects:
+        assert d.SeriesDescription.startswith("[RUO]")
+        assert "DEMO" in d.SeriesDescription[:22]
+
+
+def test_report_holds_the_numbers_of_the_prediction(objects: list[Dataset]) -> None:
+    found = numbers(objects[-1])
+    assert found["P.OLNM"] == (71.3, "%")
+    assert (found["P.OLNM.LO"][0], found["P.OLNM.HI"][0], found["THRESHOLD"][0]) == (58.1, 82.2, 48.2)
+    assert found["371886008"][0] == pytest.approx(82.2 - 71.3)
+    assert found["371885007"][0] == pytest.approx(71.3 - 58.1)
+    assert (found["118565006"], found["L0JK"], found["113041"]) == ((10.56, "ml"), (30.2, "mm"), (0.000912, "mm2/s"))
+    assert sum(name.startswith("SHAP.") for name in found) == 8
+
+
+def test_report_and_segmentation_track_the_same_tumour(objects: list[Dataset]) -> None:
+    tracked = {item.UID for item in _items(objects[-1]) if item.ValueType == "UIDREF"}
+    assert objects[-2].SegmentSequence[0].TrackingUID in tracked
+
+
+def test_segmented_series_is_the_first_evidence(result: Result, objects: list[Dataset]) -> None:
+    series = objects[-1].CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert series[0].SeriesInstanceUID == result.evidence.volumes[SeriesRole.T2W_FS].header.series_instance_uid
+
+
+def test_segment_frames_are_the_roi(result: Result, objects: list[Dataset]) -> None:
+    seg = objects[-2]
+    assert all("SegmentIdentificationSequence" in frame for frame in seg.PerFrameFunctionalGroupsSequence)
+    image, roi = result.evidence.volumes[SeriesRole.T2W_FS], result.evidence.roi.volume.array
+    slices = {tuple(d.ImagePositionPatient): i for i, d in enumerate(image.sources)}
+    frames = [slices[tuple(f.PlanePositionSequence[0].ImagePositionPatient)] for f in seg.PerFrameFunctionalGroupsSequence]
+    assert sorted(frames) == list(np.flatnonzero(roi.any(axis=(1, 2))))
+    assert np.array_equal(seg.pixel_array, roi[frames])
+
+
+def test_every_code_is_short_enough_and_known(objects: list[Dataset]) -> None:
+    for element in objects[-1].iterall():
+        if element.VR != "SQ" or not element.keyword.endswith("CodeSequence"):
+            continue
+        for code in element.value:
+            assert len(code.CodeMeaning) <= 64
+            value = code.get("CodeValue") or code.LongCodeValue
+            if code.CodingSchemeDesignator == codes.PRIVATE:
+                assert len(value) <= 16
+            elif value not in _VERIFIED_ELSEWHERE:
+                scheme = concepts[code.CodingSchemeDesignator]
+                assert any(value in entry for entry in scheme.values()), value
+
+
+@pytest.mark.parametrize("change", ["pixel", "roi", "bundle", "station", "version", "source"])
+def test_every_uid_changes_with_what_the_result_depends_on(result: Result, objects: list[Dataset], change: str) -> None:
+    evidence, prediction, context, sources = result.evidence, result.prediction, result.context, result.sources
+    if change == "pixel":
+        image = evidence.volumes[SeriesRole.DWI]
+        array = image.volume.array.copy()
+        array[0, 0, 0] += 1
+        evidence = replace(evidence, volumes={**evidence.volumes, SeriesRole.DWI: replace(image, volume=image.volume.with_array(array))})
+    elif change == "roi":
+        array = evidence.roi.volume.array.copy()
+        array[8, 5, 5] = 1
+        evidence = replace(evidence, roi=replace(evidence.roi, volume=evidence.roi.volume.with_array(array)))
+    elif change == "bundle":
+        prediction = make_prediction(bundle_digest="cd34" * 16)
+    elif change == "source":
+        more = copy.deepcopy(sources[0])
+        more.SOPInstanceUID = "2.25.5"
+        sources = (*sources, more)
+    else:
+        context = make_context(**{"station": {"station": "OTHER"}, "version": {"version": 2}}[change])
+    changed = Result(sources, prediction, evidence, context).build()
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
+        assert {d[keyword].value for d in changed}.isdisjoint({d[keyword].value for d in objects})
+
+
+def test_report_names_its_predecessor(result: Result) -> None:
+    context = make_context(version=2, predecessor=Predecessor("2.25.11", "2.25.12"))
+    report = Result(result.sources, result.prediction, result.evidence, context).build()[-1]
+    series = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
+    assert (series.SeriesInstanceUID, series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) == ("2.25.11", "2.25.12")
+
+
+def test_dates_are_in_the_time_zone_of_the_source() -> None:
+    result = make_result(TimezoneOffsetFromUTC="+0800")
+    late = Result(result.sources, result.prediction, result.evidence, make_context(created_at=datetime(2026, 1, 2, 20, 0, tzinfo=UTC)))
+    assert {(d.ContentDate, d.ContentTime) for d in late.build()} == {("20260103", "040000")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, codes.HIGH_RISK),
+        ({"interval": (0.4, 0.9)}, codes.MODERATE_RISK),
+        ({"interval": None}, codes.HIGH_RISK),
+        ({"interval": None, "call": "negative", "probability": 0.1}, codes.LOW_RISK),
+        ({"interval": (0.05, 0.2), "call": "negative", "probability": 0.1}, codes.LOW_RISK),
+    ],
+)
+def test_risk_follows_call_and_interval(changes: dict[str, Any], expected: Code) -> None:
+    assert risk(make_prediction(**changes)) == expected
+
+
+def test_negative_call_states_no_finding(result: Result) -> None:
+    prediction = make_prediction(probability=0.1, call="negative", interval=None)
+    report = Result(result.sources, prediction, result.evidence, result.context).build()[-1]
+    values = {item.ConceptCodeSequence[0].CodeValue for item in _items(report) if item.ValueType == "CODE"}
+    assert "OLNM.NEG" in values
+    assert "14799000" not in values
+
+
+def test_extreme_numbers_are_written_and_those_that_are_none_are_named() -> None:
+    measurements = (
+        Measurement(VOLUME, np.float32(10.56), ML),  # type: ignore[arg-type]
+        Measurement(DIAMETER, math.nan, MM),
+        Measurement(ADC, 1e-17, MM2_S),
+        Measurement(Code("103339001", "SCT", "Long axis"), 1e20, MM),
+        Measurement(Code("103340004", "SCT", "Short axis"), math.inf, MM),
+    )
+    report = make_result(measurements=measurements).build()[-1]
+    found = numbers(report)
+    assert (found["118565006"][0], found["113041"][0], found["103339001"][0]) == (10.56, 1e-17, 1e20)
+    assert "L0JK" not in found
+    assert "Maximum 3D Diameter of a Mesh: not a finite number" in texts(report)
+    assert "Short axis: not a finite number" in texts(report)
+
+
+@pytest.mark.parametrize(
+    ("origin", "words"), [(RoiOrigin.MODEL, "not checked by a person"), (RoiOrigin.SEG, "received with the study (DICOM SEG)")]
+)
+def test_report_says_whose_region_it_is(origin: RoiOrigin, words: str) -> None:
+    assert any(words in text for text in texts(make_result(origin=origin).build()[-1]))
+
+
+def test_empty_roi_gives_an_error_and_no_segmentation(result: Result) -> None:
+    empty = replace(result.evidence.roi, volume=result.evidence.roi.volume.with_array(np.zeros_like(result.evidence.roi.volume.array)))
+    with pytest.raises(ResultError, match="roi on T2W_FS is empty"):
+        Result(result.sources, result.prediction, replace(result.evidence, roi=empty), result.context).build()
+
+
+def test_roi_off_its_grid_gives_an_error(result: Result) -> None:
+    shifted = replace(result.evidence.roi, volume=result.evidence.roi.volume.flip_spatial(0))
+    with pytest.raises(ResultError, match="slice 1 lies at"):
+        Result(result.sources, result.prediction, replace(result.evidence, roi=shifted), result.context).build()
+
+
+def test_multi_frame_source_is_refused_clearly() -> None:
+    with pytest.raises(ResultError, match="multi-frame"):
+        make_result(NumberOfFrames=4).build()
+
+
+def test_refusal_refers_only_to_the_patient_it_is_filed_under(result: Result) -> None:
+    stranger = copy.deepcopy(result.sources[-1])
+    stranger.PatientID = "T-2"
+    refusal = Refusal("olnm_mri", "Occult lymph node metastasis (MRI)", "MIXED_PATIENTS", ("Two patients.",))
+    (report,) = Result((*result.sources[:-1], stranger), result.prediction, result.evidence, result.context).refuse(refusal)
+    referred = {e.value for e in report.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
+    assert stranger.SOPInstanceUID not in referred
+    assert len(referred) == len(result.sources) - 1
+
+
+def test_refusal_of_a_study_with_unknown_objects_is_written(result: Result) -> None:
+    strange = copy.deepcopy(result.sources[0])
+    strange.SOPClassUID = "1.2.3.4"
+    refusal = Refusal("olnm_mri", "Occult lymph node metastasis (MRI)", "INPUT", ("Nothing usable.",))
+    (report,) = Result((strange,), result.prediction, result.evidence, result.context).refuse(refusal)
+    assert report.PatientName == strange.PatientName
+
+
+def test_unknown_refusal_code_is_reported_as_technical_failure(result: Result) -> None:
+    (report,) = result.refuse(Refusal("olnm_mri", "Occult", "BUNDLE", ("The bundle is damaged.",), failed=True))
+    assert "R.FAILURE" in {i.ConceptCodeSequence[0].CodeValue for i in _items(report) if i.ValueType == "CODE"}
+    assert report.SeriesDescription == "[RUO] AI OLNM FAILED"
+
+
+@pytest.mark.parametrize(
+    ("index", "keyword", "value", "message"),
+    [
+        (0, "PatientID", "other", "PatientID differs"),
+        (-1, "PatientName", "Other^Name", "PatientName differs"),
+        (-1, "VerificationFlag", "VERIFIED", "VerificationFlag"),
+        (-2, "ContentQualification", "PRODUCT", "ContentQualification"),
+        (-2, "Rows", 4, "Rows differs"),
+        (0, "SeriesDescription", "AI result", "SeriesDescription"),
+        (0, "Columns", 4, "PixelData"),
+        (0, "BurnedInAnnotation", "", "BurnedInAnnotation"),
+        (-2, "PixelData", b"\0\0", "PixelData marks nothing"),
+    ],
+)
+def test_check_names_object_and_attribute(
+    result: Result, objects: list[Dataset], index: int, keyword: str, value: object, message: str
+) -> None:
+    broken = [copy.deepcopy(d) for d in objects]
+    setattr(broken[index], keyword, value)
+    with pytest.raises(ResultError, match=message) as caught:
+        check_objects(broken, result.sources)
+    assert broken[index].SOPInstanceUID in str(caught.value)
+
+
+def test_check_finds_dangling_references_private_elements_and_shifted_frames(result: Result, objects: list[Dataset]) -> None:
+    with pytest.raises(ResultError, match="neither a source nor a result"):
+        check_objects([d for d in objects if d.Modality != "SEG"], result.sources)
+    for message, breaks in (
+        ("is private", lambda d: d.add_new(0x00290010, "LO", "VENDOR")),
+        ("no source slice", lambda d: _shift(d)),
+    ):
+        broken = [copy.deepcopy(d) for d in objects]
+        breaks(broken[-2])
+        with pytest.raises(ResultError, match=message):
+            check_objects(broken, result.sources)
+
+
+def _shift(seg: Dataset) -> None:
+    position = seg.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0]
+    position.ImagePositionPatient = [float(v) + 0.5 for v in position.ImagePositionPatient]
+
+
+def test_feature_words_fit_a_code_meaning(result: Result) -> None:
+    words = [wording.feature_words(c) for c in result.evidence.contributions]
+    assert words[0] == "DWI LoG 1.0 mm GLSZM Small Area High Gray Level Emphasis"
+    assert words[2] == "DWI deep feature 17"
+    assert all(len(f"SHAP {w}") <= 64 for w in words)
+
+
+@pytest.mark.parametrize(("probability", "words"), [(0.99999, "> 99.9 %"), (1e-6, "< 0.1 %"), (0.9994, "99.9 %"), (0.5, "50.0 %")])
+def test_probability_is_never_worded_as_certainty(probability: float, words: str) -> None:
+    assert wording.percent_words(probability) == words
+
+
+def test_validated_bundle_still_says_research_use_only() -> None:
+    assert wording.banner(BundleStatus.VALIDATED) == "RESEARCH USE ONLY"
+    assert wording.series_description(make_prediction(bundle_status=BundleStatus.RESEARCH), "SEG") == "[RUO] AI OLNM SEG"

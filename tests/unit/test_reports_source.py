@@ -1,0 +1,104 @@
+"""What results take from their sources."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.valuerep import PersonName
+
+from pipelines.errors import ResultError
+from structured_reports.source import fit_text, has_undeclared_text, name_bytes, normalise_source
+from tests import mr
+from tests.results import make_result
+
+NAME = "Wang^XiaoDong=王^小东"
+
+
+def received(**attributes: object) -> Dataset:
+    """Return one header as read from a file."""
+    file = BytesIO()
+    mr.make_series(mr.T2W, **attributes)[0].save_as(file, enforce_file_format=True)
+    file.seek(0)
+    return dcmread(file, stop_before_pixels=True)
+
+
+@pytest.mark.parametrize("character_set", ["GB18030", "GBK", "ISO_IR 192"])
+def test_declared_names_keep_their_bytes_in_every_object(character_set: str) -> None:
+    encoding = {"ISO_IR 192": "utf-8"}.get(character_set, character_set)
+    for d in make_result(SpecificCharacterSet=character_set, PatientName=NAME).build():
+        again = BytesIO()
+        d.save_as(again, enforce_file_format=True)
+        assert NAME.encode(encoding) in again.getvalue()
+        again.seek(0)
+        assert str(dcmread(again).PatientName) == NAME
+        assert d.SpecificCharacterSet == character_set
+
+
+def test_undeclared_bytes_are_passed_on_and_flagged() -> None:
+    raw = "王^小东".encode("gbk")
+    result = make_result(SpecificCharacterSet=None, PatientName=PersonName(raw, ["iso8859"]))
+    *_, report = result.build()
+    again = BytesIO()
+    report.save_as(again, enforce_file_format=True)
+    assert raw in again.getvalue()
+    assert "SpecificCharacterSet" not in report
+    assert "does not declare" in "".join(e.value for e in report.iterall() if e.keyword == "TextValue")
+
+
+def test_plain_ascii_without_character_set_is_not_flagged() -> None:
+    header = received()
+    del header.SpecificCharacterSet
+    assert not has_undeclared_text(header)
+
+
+def test_iso_2022_names_become_utf_8_without_escapes() -> None:
+    raw = b"Wang^XiaoDong=\x1b$)A\xcd\xf5^\x1b$)A\xd0\xa1\xb6\xab"  # as in PS3.5 K.2
+    name = PersonName(raw, ["iso8859", "iso_ir_58"])
+    source = normalise_source(received(SpecificCharacterSet=["", "ISO 2022 IR 58"], PatientName=name))
+    assert source.SpecificCharacterSet == "ISO_IR 192"
+    assert name_bytes(source, "PatientName") == NAME.encode()
+
+
+def test_sources_are_not_altered() -> None:
+    header = received(PatientSex="U", SliceThickness="")
+    del header.AccessionNumber
+    header.add_new(0x00291010, "LO", "private")
+    before = header.to_json()
+    source = normalise_source(header)
+    assert header.to_json() == before
+    assert (source.PatientSex, source.AccessionNumber) == ("", "")
+    assert not any(element.tag.is_private for element in source.iterall())
+
+
+def test_invalid_birth_date_becomes_empty() -> None:
+    header = received()
+    header["PatientBirthDate"]._value = "unknown"
+    assert normalise_source(header).PatientBirthDate == ""
+
+
+def test_source_without_uid_is_named() -> None:
+    header = received()
+    del header.SeriesInstanceUID
+    with pytest.raises(ResultError, match="SeriesInstanceUID"):
+        normalise_source(header)
+
+
+def test_request_items_lose_their_private_elements() -> None:
+    item = Dataset()
+    item.AccessionNumber, item.StudyInstanceUID, item.RequestedProcedureID = "A1", mr.STUDY, "R1"
+    item.ReferencedStudySequence, item.RequestedProcedureDescription = [], "MR pelvis"
+    item.RequestedProcedureCodeSequence, item.PlacerOrderNumberImagingServiceRequest = [], ""
+    item.FillerOrderNumberImagingServiceRequest = ""
+    item.add_new(0x00290010, "LO", "VENDOR")
+    *_, report = make_result(ReferencedRequestSequence=[item]).build()
+    assert report.ReferencedRequestSequence[0].RequestedProcedureID == "R1"
+    assert (0x0029, 0x0010) not in report.ReferencedRequestSequence[0]
+
+
+@pytest.mark.parametrize(
+    ("character_set", "expected"), [("", "T1 ? b"), ("ISO_IR 100", "T1 ? b"), ("ISO_IR 192", "T1 盆 b"), ("GB18030", "T1 盆 b")]
+)
+def test_text_is_fitted_to_the_character_set(character_set: str, expected: str) -> None:
+    assert fit_text("T1 盆 b", character_set) == expected
