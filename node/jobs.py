@@ -109,6 +109,7 @@ class JobOutcome(_Frozen):
     code: str | None = Field(default=None, description="error code of a REFUSED or FAILED job")
     reasons: tuple[str, ...] = ()
     probability: float | None = None
+    threshold: float | None = None
     call: str | None = None
     objects: tuple[OutcomeObject, ...] = ()
     timings_s: dict[str, float] = Field(default_factory=dict)

@@ -61,7 +61,7 @@ def test_example_configuration_lists_every_setting() -> None:
         model = next((m for m in (field.annotation, *getattr(field.annotation, "__args__", ())) if hasattr(m, "model_fields")), None)
         assert model is not None
         for name, inner in model.model_fields.items():
-            assert f"{inner.alias or name} =" in example, f"[{table}] {name}"
+            assert f"{inner.serialization_alias or inner.alias or name} =" in example, f"[{table}] {name}"
 
 
 def test_every_cited_key_is_in_the_list_of_sources() -> None:

@@ -1,0 +1,31 @@
+"""The audit trail: who sent, refused, computed and delivered what, when. In the ledger, durable, without names of patients."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from node.storage.ledger import Ledger
+
+
+class AuditEvent(StrEnum):
+    """What happened. The kinds follow the events of PS3.15 A.5.3 as far as a node sees them."""
+
+    NODE_STARTED = "NODE_STARTED"
+    NODE_STOPPED = "NODE_STOPPED"
+    ASSOCIATION_REJECTED = "ASSOCIATION_REJECTED"
+    INSTANCE_REFUSED = "INSTANCE_REFUSED"
+    DUPLICATE_DIFFERS = "DUPLICATE_DIFFERS"
+    STUDY_NOT_ROUTED = "STUDY_NOT_ROUTED"
+    JOB_PLANNED = "JOB_PLANNED"
+    JOB_ENDED = "JOB_ENDED"
+    JOB_RETRIED = "JOB_RETRIED"
+    RESULT_DELIVERED = "RESULT_DELIVERED"
+    RESULT_OMITTED = "RESULT_OMITTED"
+    RESULT_REJECTED = "RESULT_REJECTED"
+
+
+def record(ledger: Ledger, event: AuditEvent, *, actor: str, study_instance_uid: str = "", job_id: str = "", detail: str = "") -> None:
+    """Write one line of the audit trail. ``actor`` is an AE title; ``detail`` holds UIDs and reasons, never patient data."""
+    ledger.add_audit(event, actor=actor, study_instance_uid=study_instance_uid, job_id=job_id, detail=detail)

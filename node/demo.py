@@ -1,0 +1,230 @@
+"""The demonstration: a node, a small PACS, and a study that goes in over DICOM and comes back as results over DICOM.
+
+Everything is the real thing on loopback: listener, embedded Redis, worker process, delivery. Only the receiving PACS is a toy that
+keeps what it gets.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.uid import UID
+from pynetdicom import AE, AllStoragePresentationContexts, evt
+
+from node.app import App, build
+from node.config import NodeTable, Peer, Settings
+from node.demo_page import render_page
+from node.dicom.scu import Address, Answer, send
+from node.jobs import FINAL, JobState
+from node.storage.records import Job
+from pipelines.errors import TransportError
+from pipelines.imaging.series import find_dicom_files
+from pipelines.phantoms.dicom import write_study
+from pipelines.systems import catalogue
+
+_SENDER = "DEMO_MODALITY"
+_PACS = "DEMO_PACS"
+_SEED = 7
+_TIMEOUT_S = 900.0
+_QUIET_S = 1.0  # the demonstration sends in one go; a real modality needs more
+_STAGES = {
+    "read": "reading volumes",
+    "segment": "drawing the tumour",
+    "preprocess": "correcting bias fields",
+    "radiomics": "measuring radiomic features",
+    "cnn": "running the networks",
+    "classify": "classifying",
+    "explain": "explaining",
+    "report": "writing SR, SEG and captures",
+}
+
+
+class Progress:
+    """Name the current step: on a terminal one line that changes, elsewhere a line per step."""
+
+    def __init__(self) -> None:
+        self._current = ""
+        self._since = time.monotonic()
+
+    def show(self, step: str) -> None:
+        """Show a step, if it is a new one."""
+        if step == self._current:
+            return
+        self._current = step
+        elapsed = f"{time.monotonic() - self._since:6.1f} s"
+        if sys.stdout.isatty():
+            sys.stdout.write(f"\r\x1b[K{elapsed}  {step}")
+        else:
+            sys.stdout.write(f"{elapsed}  {step}\n")
+        sys.stdout.flush()
+
+    def finish(self) -> None:
+        """End the changing line."""
+        if sys.stdout.isatty():
+            sys.stdout.write("\r\x1b[K")
+
+
+def run(study: Path | None, out: Path) -> int:
+    """Run the demonstration and leave ``objects/``, ``summary.json`` and ``index.html`` in ``out``.
+
+    ``study`` is a folder of DICOM files; without one a synthetic pelvis is made. Returns 0 when results came back, 1 when a job FAILED.
+
+    Raises
+    ------
+    InputError
+        ``study`` holds no DICOM file.
+    TransportError
+        The study could not be sent, or the results did not come in time.
+    """
+    progress = Progress()
+    with tempfile.TemporaryDirectory(prefix="cervinode-demo-") as scratch:
+        work = Path(scratch)
+        if study is None:
+            progress.show("making a synthetic pelvic MRI study")
+            study = write_study(work / "phantom", seed=_SEED, vendor="SIEMENS", preset="fast").folder
+        files = find_dicom_files(study)
+        objects = out / "objects"
+        shutil.rmtree(objects, ignore_errors=True)
+        objects.mkdir(parents=True)
+        with receiving_pacs(objects) as pacs_port:
+            jobs, timings = _send_and_wait(work, files, pacs_port, progress)
+        progress.finish()
+        summary = _summarise(jobs, objects, timings, f"{len(files)} images sent from {study.name}")
+        (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        (out / "index.html").write_text(render_page([out / o["path"] for o in summary["objects"]], files, summary), encoding="utf-8")
+    _print_summary(summary, out)
+    return int(any(r["status"] == JobState.FAILED for r in summary["results"]))
+
+
+@contextmanager
+def receiving_pacs(folder: Path) -> Iterator[int]:
+    """Run a storage SCP on loopback that writes what it gets to ``folder``; yield its port."""
+
+    def keep(event: Any) -> int:
+        (folder / f"{event.request.AffectedSOPInstanceUID}.dcm").write_bytes(event.encoded_dataset())
+        return 0x0000
+
+    ae = AE(_PACS)
+    ae.supported_contexts = AllStoragePresentationContexts
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, keep)])
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
+
+
+def _settings(work: Path, pacs_port: int) -> Settings:
+    """Return settings that no environment variable changes."""
+    return Settings.model_validate(
+        {
+            "node": NodeTable(port=0, storage_root=work / "node", quiet_s=_QUIET_S, log_level="error"),
+            "peers": [
+                Peer(ae_title=_SENDER, host="127.0.0.1", port=pacs_port),
+                Peer(ae_title=_PACS, host="127.0.0.1", port=pacs_port, may_send=False),
+            ],
+            "routes": [{"from": [_SENDER], "systems": list(catalogue()), "to": [_PACS]}],
+        }
+    )
+
+
+def _send_and_wait(work: Path, files: list[Path], pacs_port: int, progress: Progress) -> tuple[list[Job], dict[str, float]]:
+    settings = _settings(work, pacs_port)
+    progress.show("starting the node: listener, Redis, worker")
+    app = build(settings)
+    clock = [time.monotonic()]
+    app.start()
+    try:
+        clock.append(time.monotonic())
+        progress.show(f"sending {len(files)} images by C-STORE")
+        answers = send(files, Address(settings.node.ae_title, "127.0.0.1", app.port), calling_ae_title=_SENDER, timeout_s=60)
+        clock.append(time.monotonic())
+        refused = [a for a in answers if a.answer is not Answer.ACCEPTED]
+        if len(refused) == len(answers):
+            raise TransportError(f"the node took none of the images: {refused[0].detail}")
+        jobs = _wait(app, progress)
+        clock.append(time.monotonic())
+    finally:
+        app.stop()
+    start, send_, rest = (b - a for a, b in pairwise(clock))
+    computed = {stage: seconds for job in jobs if job.outcome for stage, seconds in job.outcome.timings_s.items()}
+    other = max(0.0, rest - sum(computed.values()))
+    timings = {
+        "start the node": start,
+        "C-STORE in": send_,
+        **computed,
+        "quiet time, queue, C-STORE back": other,
+        "total": start + send_ + rest,
+    }
+    return jobs, {stage: round(seconds, 3) for stage, seconds in timings.items()}
+
+
+def _wait(app: App, progress: Progress) -> list[Job]:
+    end = time.monotonic() + _TIMEOUT_S
+    progress.show("waiting for the study to be complete (quiet time)")
+    while time.monotonic() < end:
+        jobs = app.ledger.jobs()
+        if jobs and all(job.state in FINAL for job in jobs):
+            return jobs
+        for job in jobs:
+            claim = app.claims.find(job.order.job_id)
+            if job.state is JobState.SENDING:
+                progress.show(f"{job.order.system}: sending the results back")
+            elif claim and claim.stage in _STAGES:
+                progress.show(f"{job.order.system}: {_STAGES[claim.stage]}")
+        time.sleep(0.05)
+    raise TransportError(f"no result within {_TIMEOUT_S:g} s")
+
+
+def _summarise(jobs: list[Job], objects: Path, timings: dict[str, float], study: str) -> dict[str, Any]:
+    titles = {name: spec.title for name, spec in catalogue().items()}
+    results = [
+        {
+            "system": job.order.system,
+            "title": titles[job.order.system],
+            "status": job.state.value,
+            "probability": job.outcome.probability if job.outcome else None,
+            "threshold": job.outcome.threshold if job.outcome else None,
+            "call": job.outcome.call if job.outcome else None,
+            "reasons": list(job.outcome.reasons) if job.outcome else [job.detail],
+        }
+        for job in jobs
+    ]
+    return {"study": study, "results": results, "objects": [_describe(p) for p in sorted(objects.glob("*.dcm"))], "timings_s": timings}
+
+
+def _describe(path: Path) -> dict[str, str]:
+    header = pydicom.dcmread(path, specific_tags=["SOPClassUID", "SOPInstanceUID", "SeriesDescription"])
+    return {
+        "path": f"{path.parent.name}/{path.name}",
+        "sop_class": UID(header.SOPClassUID).name,
+        "sop_instance_uid": str(header.SOPInstanceUID),
+        "series_description": str(header.get("SeriesDescription", "")),
+    }
+
+
+def _print_summary(summary: dict[str, Any], out: Path) -> None:
+    lines = [f"Cervinode demo: {summary['study']}", ""]
+    for result in summary["results"]:
+        if result["probability"] is None:
+            lines += [f"  {result['title']}: {result['status']}", *(f"    {reason}" for reason in result["reasons"][:3])]
+        else:
+            lines.append(
+                f"  {result['title']}: {100 * result['probability']:.1f} %, {result['call']} (threshold {100 * result['threshold']:.1f} %)"
+            )
+    kinds: dict[str, int] = {}
+    for one in summary["objects"]:
+        kinds[one["sop_class"]] = kinds.get(one["sop_class"], 0) + 1
+    lines += ["", "  came back to the PACS: " + ", ".join(f"{n} x {kind}" for kind, n in kinds.items())]
+    lines += [f"  {summary['timings_s']['total']:.1f} s from start to the last object", "", f"  look at {out / 'index.html'}"]
+    lines += ["  DEMO MODEL trained on synthetic phantoms: not for clinical use"]
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -1,0 +1,178 @@
+"""Send to peers: C-STORE of files over one association, and C-ECHO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification
+
+from pipelines.errors import InputError, TransportError
+
+_MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd ids up to 255
+_PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+_SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.4.2
+_DUPLICATE = 0x0111
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a peer is reached."""
+
+    ae_title: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.ae_title}@{self.host}:{self.port}"
+
+
+class Answer(StrEnum):
+    """What a peer made of an instance."""
+
+    ACCEPTED = "ACCEPTED"  # success, a warning, or it has the object already
+    OMITTED = "OMITTED"  # it does not take this SOP class or transfer syntax
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The answer to one instance."""
+
+    path: Path
+    answer: Answer
+    detail: str
+
+
+def send(
+    paths: Sequence[Path],
+    peer: Address,
+    *,
+    calling_ae_title: str,
+    timeout_s: float,
+    on_answer: Callable[[Sent], None] = lambda _: None,
+) -> list[Sent]:
+    """Send files in this order over one association and return an answer per file; ``on_answer`` hears each one as it comes.
+
+    Uncompressed files may go out as Explicit or Implicit VR Little Endian, as the peer prefers; all others as they are.
+
+    Raises
+    ------
+    InputError
+        A file is no DICOM file.
+    TransportError
+        The peer could not be reached, rejected the association or fell silent; answers that came before were reported.
+    """
+    contexts = _contexts(paths)
+    ae = _make_ae(calling_ae_title, timeout_s)
+    for sop_class, syntaxes in contexts[: _MAX_CONTEXTS - 1]:
+        ae.add_requested_context(sop_class, list(syntaxes))
+    ae.add_requested_context(Verification)  # keeps the association alive when the peer takes none of the SOP classes
+    association = _associate(ae, peer)
+    answers = []
+    try:
+        for path in paths:
+            sent = _send_one(association, path, peer)
+            on_answer(sent)
+            answers.append(sent)
+    finally:
+        _release(association)
+    return answers
+
+
+def echo(peer: Address, *, calling_ae_title: str, timeout_s: float) -> None:
+    """Verify that a peer answers to C-ECHO (PS3.4 A).
+
+    Raises
+    ------
+    TransportError
+        It does not; the message says how far it got.
+    """
+    ae = _make_ae(calling_ae_title, timeout_s)
+    ae.add_requested_context(Verification)
+    association = _associate(ae, peer)
+    try:
+        if not association.accepted_contexts:
+            raise TransportError(f"{peer} does not support C-ECHO")
+        status = association.send_c_echo()
+    finally:
+        _release(association)
+    if status.get("Status") != 0x0000:
+        raise TransportError(f"{peer} answered C-ECHO with {_describe(status)}")
+
+
+def _contexts(paths: Sequence[Path]) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the presentation contexts that the files need: one per SOP class and transfer syntax, so that the peer can take each."""
+    needed: dict[tuple[str, tuple[str, ...]], None] = {}
+    for path in paths:
+        try:
+            meta = pydicom.filereader.read_file_meta_info(path)
+            sop_class, syntax = str(meta.MediaStorageSOPClassUID), UID(meta.TransferSyntaxUID)
+        except (InvalidDicomError, OSError, EOFError, AttributeError) as error:
+            raise InputError(f"{path} is no DICOM file that can be sent: {error}") from error
+        needed[sop_class, _PLAIN if syntax in _PLAIN else (str(syntax),)] = None
+    return list(needed)
+
+
+def _make_ae(calling_ae_title: str, timeout_s: float) -> Any:
+    ae = AE(calling_ae_title)
+    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_s
+    ae.maximum_pdu_size = 0
+    return ae
+
+
+def _associate(ae: Any, peer: Address) -> Any:
+    association = ae.associate(peer.host, peer.port, ae_title=peer.ae_title)
+    if association.is_established or association.rejected_contexts:
+        return association  # with all contexts rejected it is closed already, but that is an answer
+    if association.is_rejected:
+        reason = association.acceptor.primitive
+        raise TransportError(f"{peer} rejected the association: {reason.reason_str if reason else 'no reason given'}")
+    raise TransportError(f"{peer} cannot be reached, or broke off")
+
+
+def _send_one(association: Any, path: Path, peer: Address) -> Sent:
+    if not association.is_established and association.accepted_contexts:
+        raise TransportError(f"{peer} broke off the association")
+    header = pydicom.dcmread(path)
+    sop_class = UID(header.SOPClassUID)
+    accepted = {(c.abstract_syntax, c.transfer_syntax[0]) for c in association.accepted_contexts}
+    own = UID(header.file_meta.TransferSyntaxUID)
+    if not any((sop_class, syntax) in accepted for syntax in (_PLAIN if own in _PLAIN else (own,))):
+        return Sent(path, Answer.OMITTED, f"{peer} does not accept {sop_class.name} as {own.name}")
+    try:
+        status = association.send_c_store(header)
+    except (RuntimeError, ValueError) as error:
+        raise TransportError(f"{peer}: {error}") from error
+    return _judge(path, status, peer)
+
+
+def _judge(path: Path, status: Any, peer: Address) -> Sent:
+    if "Status" not in status:
+        raise TransportError(f"{peer} gave no answer")
+    code = int(status.Status)
+    if code in (0x0000, _DUPLICATE) or 0xB000 <= code <= 0xBFFF:
+        return Sent(path, Answer.ACCEPTED, f"0x{code:04X}")
+    if code == _SOP_CLASS_NOT_SUPPORTED:
+        return Sent(path, Answer.OMITTED, f"{peer} answered {_describe(status)}")
+    return Sent(path, Answer.FAILED, f"{peer} answered {_describe(status)}")
+
+
+def _describe(status: Any) -> str:
+    if "Status" not in status:
+        return "nothing"
+    comment = f" ({status.ErrorComment})" if status.get("ErrorComment") else ""
+    return f"status 0x{int(status.Status):04X}{comment}"
+
+
+def _release(association: Any) -> None:
+    with suppress(RuntimeError):
+        association.release() if association.is_established else association.abort()

@@ -1,0 +1,120 @@
+"""Between ledger, queue and workers: orders go out, outcomes come in, and what a dead worker left goes out again.
+
+The ledger is the outbox: an order is QUEUED only after the broker took it, and every order that is neither waiting in the queue nor in
+anybody's hands is sent again. Sending twice is harmless, because a worker looks for an existing result first.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from node.audit import AuditEvent, record
+from node.intake import Intake
+from node.jobs import JobState
+from node.log import fields
+from node.queues.celery import JobQueue
+from node.storage.claims import Claims
+from node.storage.files import StudyStore
+from node.storage.ledger import Ledger
+from node.storage.records import Job
+
+_PICK_UP_S = 15.0  # longest time between a worker's taking an order off the queue and its claim on the disk
+_REQUEUE_S = 2.0  # after a worker's death, for the queue to offer the order again by itself
+_REPORTING_ATTEMPTS = 2  # after the last attempt at the job: attempts at reporting that it failed
+
+log = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """Moves jobs from PLANNED to SENDING. Not thread-safe: one thread calls it."""
+
+    def __init__(self, *, ledger: Ledger, store: StudyStore, claims: Claims, queue: JobQueue, max_attempts: int, ae_title: str) -> None:
+        self._ledger, self._store, self._claims, self._queue = ledger, store, claims, queue
+        self._max_claims = max_attempts + _REPORTING_ATTEMPTS
+        self._ae_title = ae_title
+        self._missing_since: dict[str, float] = {}  # orders that are nowhere to be seen
+
+    def run(self, now: float) -> None:
+        """Collect outcomes, then send what must be sent; ``now`` is seconds of a monotonic clock.
+
+        Raises
+        ------
+        TransportError
+            The broker cannot be reached; everything stays as it is.
+        """
+        for job in self._ledger.jobs(JobState.QUEUED, JobState.RUNNING):
+            self._collect(job)
+        for job in self._ledger.jobs(JobState.PLANNED):
+            self._send(job)
+        open_jobs = self._ledger.jobs(JobState.QUEUED, JobState.RUNNING)
+        waiting = self._queue.waiting() if open_jobs else set()
+        for job in open_jobs:
+            self._watch(job, now, is_waiting=job.order.job_id in waiting)
+
+    def _collect(self, job: Job) -> None:
+        outcome = self._store.outcome(job.order.job_id)
+        if outcome is None:
+            return
+        self._ledger.accept_outcome(outcome)
+        self._claims.remove(job.order.job_id)
+        self._missing_since.pop(job.order.job_id, None)
+        log.info("outcome collected", extra=fields(job=job.order.job_id, status=outcome.status, code=outcome.code))
+
+    def _watch(self, job: Job, now: float, *, is_waiting: bool) -> None:
+        """Note that a job is being worked on, or send one again that nobody has."""
+        job_id = job.order.job_id
+        claim = self._claims.find(job_id)
+        if claim and self._claims.is_alive(claim):
+            self._missing_since.pop(job_id, None)
+            if job.state is JobState.QUEUED:
+                self._ledger.move(job_id, JobState.RUNNING, detail=f"attempt {claim.attempt}")
+            return
+        if is_waiting:
+            self._missing_since.pop(job_id, None)
+            return
+        patience_s = _REQUEUE_S if claim else _PICK_UP_S
+        if now - self._missing_since.setdefault(job_id, now) < patience_s or self._store.outcome(job_id):
+            return
+        del self._missing_since[job_id]
+        if claim and claim.attempt >= self._max_claims:
+            self._give_up(job, claim.attempt)
+        else:
+            log.warning("job lost by its worker or the queue", extra=fields(job=job_id, dispatches=job.dispatches))
+            self._send(job)
+
+    def _send(self, job: Job) -> None:
+        self._queue.put(job.order)
+        self._ledger.move(job.order.job_id, JobState.QUEUED)
+
+    def _give_up(self, job: Job, attempts: int) -> None:
+        detail = f"{attempts} attempts ended without a result, and without a worker that could report why"
+        self._ledger.move(job.order.job_id, JobState.FAILED, detail=detail)
+        self._claims.remove(job.order.job_id)
+        order = job.order
+        record(
+            self._ledger,
+            AuditEvent.JOB_ENDED,
+            actor=self._ae_title,
+            study_instance_uid=order.study_instance_uid,
+            job_id=order.job_id,
+            detail=f"{JobState.FAILED}: {detail}",
+        )
+        log.error("job given up", extra=fields(job=order.job_id))
+
+
+def carry_out_requests(*, store: StudyStore, ledger: Ledger, intake: Intake) -> None:
+    """Carry out what operators asked for with ``cervinode jobs retry``; each request is a file with the id of a job."""
+    for path in store.requests():
+        job = ledger.job(_retry_id(path))
+        planned = intake.plan_again(job) if job else None
+        log.info("retry", extra=fields(request=path.name, planned=planned.order.job_id if planned else None))
+        path.unlink()
+
+
+def _retry_id(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_bytes())["retry"])
+    except (ValueError, KeyError, TypeError):
+        return ""

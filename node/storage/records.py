@@ -1,0 +1,91 @@
+"""The rows of the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from node.jobs import JobOrder, JobOutcome, JobState
+
+
+class DeliveryState(StrEnum):
+    """Where one result object stands at one destination."""
+
+    PENDING = "PENDING"
+    ACCEPTED = "ACCEPTED"
+    OMITTED = "OMITTED"  # the peer does not take this SOP class
+    REJECTED = "REJECTED"  # the peer answered "failed" too often
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedInstance:
+    """An instance as it came in. ``sha256`` is over the data set as encoded on the wire; ``received_at`` is seconds since 1970, UTC."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    calling_ae_title: str
+    sha256: str
+    received_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class UnplannedStudy:
+    """A study with instances that no plan has seen yet."""
+
+    study_instance_uid: str
+    calling_ae_title: str  # of the last instance
+    last_received_at: float
+    last_instance_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedJob:
+    """A job to be written down: its order, its identity, and where its results go."""
+
+    order: JobOrder
+    key: str
+    destinations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as the ledger knows it. ``dispatches`` counts how often it went to the queue."""
+
+    order: JobOrder
+    key: str
+    destinations: tuple[str, ...]
+    state: JobState
+    outcome: JobOutcome | None
+    dispatches: int
+    detail: str
+    created_at: float
+    changed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One result object on its way to one destination; ``position`` is its place in the order of sending."""
+
+    job_id: str
+    destination: str
+    position: int
+    path: str
+    sop_instance_uid: str
+    state: DeliveryState
+    rejections: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditLine:
+    """One line of the audit trail."""
+
+    at: float
+    event: str
+    actor: str
+    study_instance_uid: str
+    job_id: str
+    detail: str

@@ -1,0 +1,198 @@
+"""The worker on the small study and on bad ones; and `cervinode predict`, which is the same without a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom import Dataset
+
+from node.intake import make_job, refer_to_bundle
+from node.jobs import JobOrder, JobOutcome, ResultStatus
+from node.predict import predict
+from node.storage.claims import Claims
+from node.storage.files import StudyStore
+from node.worker import Worker
+from pipelines.errors import InputError, TransportError
+from pipelines.imaging.series import find_dicom_files, read_series
+from pipelines.spec import PipelineSpec
+from pipelines.systems import catalogue
+from tests import mr
+from tests.bundles import write_bundle
+
+SPEC = catalogue()["olnm_mri"]
+Spoil = Callable[[list[Dataset]], None]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    write_bundle(root, SPEC)
+    return root
+
+
+class Bench:
+    """A worker and its store."""
+
+    def __init__(self, root: Path, models: Path) -> None:
+        self.store, self.models = StudyStore(root), models
+        self.store.prepare()
+        self.claims = Claims(self.store.running, heartbeat_s=10)
+        self.specs: dict[str, PipelineSpec] = {SPEC.name: SPEC}
+        self.worker = Worker(store=self.store, claims=self.claims, models_root=models, specs=self.specs, max_attempts=2)
+
+    def order(
+        self, sequences: tuple[mr.Sequence, ...] = mr.OLNM_STUDY, *, spoil: Callable[[list[Dataset]], object] | None = None
+    ) -> JobOrder:
+        datasets = [ds for sequence in sequences for ds in mr.make_series(sequence)]
+        if spoil:
+            spoil(datasets)
+        for ds in datasets:
+            path = self.store.instance_path(ds.StudyInstanceUID, ds.SOPInstanceUID)
+            path.parent.mkdir(exist_ok=True)
+            ds.save_as(path, enforce_file_format=True)
+        series = read_series(find_dicom_files(self.store.root / "studies"))
+        bundle = refer_to_bundle(self.models, SPEC)
+        job = make_job(series, SPEC, bundle=bundle, station="CERVINODE", created_at=datetime(2026, 1, 1, tzinfo=UTC))
+        assert job is not None
+        return job.order
+
+    def run(self, order: JobOrder) -> JobOutcome:
+        outcome = self.worker.execute(order)
+        assert outcome is not None
+        return outcome
+
+    def objects(self, outcome: JobOutcome) -> list[Dataset]:
+        return [pydicom.dcmread(self.store.result_folder(outcome.job_id) / item.path) for item in outcome.objects]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, models: Path) -> Bench:
+    return Bench(tmp_path, models)
+
+
+def test_complete_study_gives_captures_segmentation_and_report(bench: Bench) -> None:
+    outcome = bench.run(bench.order())
+    assert outcome.status is ResultStatus.DONE and outcome.probability is not None and outcome.call in ("positive", "negative")
+    modalities = [ds.Modality for ds in bench.objects(outcome)]
+    assert (modalities[-2:] == ["SEG", "SR"] and set(modalities[:-2]) == {"OT"}) or "SR" in modalities
+    assert list(outcome.timings_s) == ["read", "segment", "preprocess", "radiomics", "cnn", "classify", "explain", "report"]
+    assert bench.claims.find(outcome.job_id) is None
+
+
+def test_second_execution_returns_the_first_result(bench: Bench) -> None:
+    order = bench.order((mr.T2W,))
+    first = bench.run(order)
+    files = {p.name: p.stat().st_mtime_ns for p in bench.store.result_folder(order.job_id).iterdir()}
+    assert bench.run(order) == first
+    assert {p.name: p.stat().st_mtime_ns for p in bench.store.result_folder(order.job_id).iterdir()} == files
+
+
+def test_same_order_gives_the_same_bytes(bench: Bench, tmp_path_factory: pytest.TempPathFactory, models: Path) -> None:
+    other = Bench(tmp_path_factory.mktemp("other"), models)
+    first, second = bench.run(bench.order((mr.T2W,))), other.run(other.order((mr.T2W,)))
+    assert first.objects == second.objects
+
+
+def test_job_in_the_hands_of_another_worker_is_left_alone(bench: Bench) -> None:
+    order = bench.order((mr.T2W,))
+    beat = bench.claims.take(order.job_id)
+    assert beat is not None
+    with beat:
+        assert bench.worker.execute(order) is None
+    assert bench.store.outcome(order.job_id) is None
+
+
+def _lose_a_slice(datasets: list[Dataset]) -> None:
+    del datasets[5]
+
+
+def _cut_pixels(datasets: list[Dataset]) -> None:
+    datasets[3].PixelData = datasets[3].PixelData[:100]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "words"), [(_lose_a_slice, "BAD_GEOMETRY", "a slice is missing"), (_cut_pixels, "UNDECODABLE_PIXELS", "image 4")]
+)
+def test_bad_images_are_refused_by_name(bench: Bench, spoil: Spoil, code: str, words: str) -> None:
+    outcome = bench.run(bench.order(spoil=spoil))
+    assert (outcome.status, outcome.code) == (ResultStatus.REFUSED, code)
+    assert words in outcome.reasons[0] and "t1_tse_tra" in outcome.reasons[0]
+    (report,) = bench.objects(outcome)
+    assert report.Modality == "SR"
+
+
+@pytest.mark.parametrize("problem", ["no bundle", "other bundle", "altered file", "unknown system"])
+def test_wrong_models_fail_with_a_report(bench: Bench, tmp_path: Path, problem: str) -> None:
+    order = bench.order()
+    if problem == "no bundle":
+        bench.worker = Worker(store=bench.store, claims=bench.claims, models_root=tmp_path / "none", specs=bench.specs, max_attempts=2)
+    elif problem == "other bundle":
+        order = order.model_copy(update={"bundle_digest": "0" * 64})
+    elif problem == "altered file":
+        folder = write_bundle(tmp_path / "altered", SPEC)
+        (folder / "classifier.onnx").write_bytes(b"altered")
+        bench.worker = Worker(store=bench.store, claims=bench.claims, models_root=tmp_path / "altered", specs=bench.specs, max_attempts=2)
+    else:
+        order = order.model_copy(update={"system": "unknown"})
+    outcome = bench.run(order)
+    assert (outcome.status, outcome.code) == (ResultStatus.FAILED, "BUNDLE")
+    assert [ds.Modality for ds in bench.objects(outcome)] == ([] if problem == "unknown system" else ["SR"])
+
+
+def test_unexpected_error_fails_without_quoting_it(bench: Bench) -> None:
+    order = bench.order()
+    broken = order.chosen[0].model_copy(update={"series_instance_uid": "1.2.3"})
+    outcome = bench.run(order.model_copy(update={"chosen": (broken, *order.chosen[1:])}))
+    assert (outcome.status, outcome.code, outcome.reasons) == (ResultStatus.FAILED, "INTERNAL", ("internal error: KeyError",))
+    assert [ds.Modality for ds in bench.objects(outcome)] == ["SR"]
+
+
+def test_worker_that_died_too_often_reports_it(bench: Bench) -> None:
+    order = bench.order((mr.T2W,))
+    for _ in range(2):
+        beat = bench.claims.take(order.job_id)
+        assert beat is not None
+        with pytest.raises(TransportError), beat:
+            raise TransportError
+    outcome = bench.run(order)
+    assert (outcome.status, outcome.code) == (ResultStatus.FAILED, "WORKER_LOST")
+    assert "died 2 times" in outcome.reasons[0]
+
+
+def test_predict_writes_objects_and_summary(tmp_path: Path, models: Path) -> None:
+    study, out = mr.write_study(tmp_path / "study", (mr.T2W,)), tmp_path / "out"
+    (study / "notes.txt").write_text("not DICOM")
+    (result,) = predict(study, out, specs=[SPEC], models_root=models, station="CERVINODE")
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["results"][0]["system"], summary["results"][0]["status"]) == ("olnm_mri", "REFUSED")
+    assert result.outcome.status is ResultStatus.REFUSED
+    (item,) = summary["objects"]
+    assert pydicom.dcmread(out / item["path"]).SOPInstanceUID == item["sop_instance_uid"]
+    assert "read" in summary["timings_s"]
+
+
+def test_predict_gives_what_the_node_gives(bench: Bench, tmp_path: Path, models: Path) -> None:
+    outcome = bench.run(bench.order())
+    study = mr.write_study(tmp_path / "study")
+    (result,) = predict(study, tmp_path / "out", specs=[SPEC], models_root=models, station="CERVINODE")
+    assert result.outcome.probability == outcome.probability
+    assert [o.sop_instance_uid for o in result.outcome.objects] == [o.sop_instance_uid for o in outcome.objects]
+
+
+def test_predict_runs_each_study_of_the_folder(tmp_path: Path, models: Path) -> None:
+    small = replace(mr.T2W, shape=(6, 8, 8))
+    for study in ("1.2.3", "1.2.4"):
+        mr.write_study(tmp_path / "in" / study, (small,), StudyInstanceUID=study)
+    results = predict(tmp_path / "in", tmp_path / "out", specs=[SPEC], models_root=models, station="CERVINODE")
+    assert {r.study_instance_uid for r in results} == {"1.2.3", "1.2.4"}
+
+
+def test_predict_refuses_a_folder_without_dicom(tmp_path: Path, models: Path) -> None:
+    with pytest.raises(InputError, match="holds no DICOM file"):
+        predict(tmp_path, tmp_path / "out", specs=[SPEC], models_root=models, station="CERVINODE")
