@@ -182,5 +182,5 @@ def _timings_section(summary: Mapping[str, Any]) -> str:
 
 def _png(picture: Image.Image) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
+    picture.save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
