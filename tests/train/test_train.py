@@ -37,7 +37,7 @@ _TINY = Plan(
     segmenter_units=8,
     segmenter=Schedule(epochs=2, batch=8, rate=5e-3),
     grid=SliceGrid(spacing_mm=4.0, size=64),
-    network_share=0.3,
+    network_share=0.2,
 )
 
 
@@ -94,7 +94,7 @@ def test_cohort_without_a_column_or_a_folder_is_refused(tmp_path: Path) -> None:
 
 def test_part_for_the_classifier_needs_events_too(tmp_path: Path) -> None:
     rows = [row | {"label": int(i < 11)} for i, row in enumerate(_rows())]
-    with pytest.raises(CohortError, match=r"the part for the classifier: 8 positive and 13 negative rows are too few"):
+    with pytest.raises(CohortError, match=r"the part for the classifier: 9 positive and 15 negative rows are too few"):
         train("olnm_mri", _table(tmp_path, rows), out=tmp_path / "b", plan=_TINY)
 
 
@@ -166,10 +166,11 @@ def test_youden_threshold_separates_separable_scores() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_trained_bundle_serves_what_was_trained(tmp_path: Path) -> None:
-    cohort = write_cohort(tmp_path / "cohort", "olnm_mri", n=44, auc=0.95, seed=5, workers=2)
+    cohort = write_cohort(tmp_path / "cohort", "olnm_mri", n=30, auc=0.9, seed=7, workers=2)
     lines: list[str] = []
-    out = train("olnm_mri", cohort, out=tmp_path / "bundles" / "t-1", seed=5, plan=_TINY, progress=lines.append)
+    out = train("olnm_mri", cohort, out=tmp_path / "bundles" / "t-1", seed=7, plan=_TINY, progress=lines.append)
     bundle = load_bundle(out, SPEC)
     manifest = bundle.manifest
     assert manifest.status is BundleStatus.DEMO and manifest.training.data == "synthetic"
@@ -177,7 +178,7 @@ def test_trained_bundle_serves_what_was_trained(tmp_path: Path) -> None:
     assert all(p.max_abs_difference <= 1e-5 for p in manifest.parity) and len(manifest.parity) == 5
     assert "not clinical performance" in (out / "MODEL_CARD.md").read_text()
     assert [p.name for p in out.parent.iterdir()] == ["t-1"]
-    again = train("olnm_mri", cohort, out=tmp_path / "again" / "t-1", seed=5, plan=replace(_TINY, workers=1))
+    again = train("olnm_mri", cohort, out=tmp_path / "again" / "t-1", seed=7, plan=replace(_TINY, workers=1))
     row = read_cohort(cohort)[0]
     probabilities = []
     for folder in (out, again):
