@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
@@ -10,9 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import IO
 
 from node.audit import AuditEvent, record
-from node.config import Settings, to_environment
+from node.completeness import Completer
+from node.config import Settings, WebTable, to_environment
 from node.delivery import Deliverer
 from node.dicom.scp import Listener
 from node.dispatch import Dispatcher, carry_out_requests
@@ -23,6 +26,7 @@ from node.queues.redis import EmbeddedRedis
 from node.storage.claims import Claims
 from node.storage.files import StudyStore
 from node.storage.ledger import FILE_NAME, Ledger
+from node.web.server import WebServer
 from pipelines.errors import CervinodeError, ConfigError, TransportError
 from pipelines.systems import catalogue
 
@@ -55,6 +59,8 @@ class App:
         self._queue = JobQueue(self._broker_url, job_timeout_s=settings.worker.job_timeout_s)
         self._listener = Listener(settings, store=self.store, ledger=self.ledger)
         self._intake = Intake(settings, store=self.store, ledger=self.ledger, specs=specs)
+        self._completer = Completer(settings, ledger=self.ledger)
+        self._web = WebServer(settings.web, ledger=self.ledger)
         self._deliverer = Deliverer(settings, store=self.store, ledger=self.ledger)
         self._dispatcher = Dispatcher(
             ledger=self.ledger,
@@ -66,6 +72,7 @@ class App:
         )
         self.workers: list[subprocess.Popen[bytes]] = []
         self._not_before: dict[str, float] = {}
+        self._lock: IO[bytes] | None = None
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -74,22 +81,29 @@ class App:
         """Return the TCP port of the listener."""
         return self._listener.port
 
+    @property
+    def web_port(self) -> int:
+        """Return the TCP port of the HTTP interface, 0 where there is none."""
+        return self._web.port
+
     def start(self) -> None:
         """Start everything.
 
         Raises
         ------
         ConfigError
-            The port is taken.
+            A port is taken, or another node runs on the same storage.
         TransportError
             The embedded Redis does not start.
         """
+        self._lock = self._take_storage()
         try:
             self.store.discard_leftovers()
             if self.redis:
                 self.redis.start()
             self.workers = [self._start_worker() for _ in range(self.settings.worker.embedded)]
             self._listener.start()
+            self._web.start()
         except CervinodeError:
             self.stop()
             raise
@@ -100,14 +114,26 @@ class App:
             self._threads.append(thread)
         log.info("node started", extra=fields(ae_title=self.settings.node.ae_title, host=self.settings.node.host, port=self.port))
 
+    def _take_storage(self) -> IO[bytes]:
+        """Lock ``storage_root``; the lock goes with the process, however that ends."""
+        lock = (self.settings.node.storage_root / "lock").open("wb")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise ConfigError(f"[node] storage_root: another node runs on {self.settings.node.storage_root}") from None
+        return lock
+
     def stop(self) -> None:
         """Stop listening, let what is in hand end, and stop workers and Redis."""
         if self._stopping.is_set():
             return
         self._stopping.set()
         self._listener.stop()
+        self._web.stop()
         for thread in self._threads:
             thread.join()
+        self._completer.stop()
         for worker in self.workers:
             worker.terminate()
         for worker in self.workers:
@@ -117,11 +143,13 @@ class App:
                 os.killpg(worker.pid, signal.SIGKILL)
                 worker.wait()
         self._queue.close()
-        if self.redis:
+        if self.redis and self._lock:  # without the lock it is another node's
             self.redis.stop()
         if self._threads:
             self._record(AuditEvent.NODE_STOPPED)
         self.ledger.close()
+        if self._lock:
+            self._lock.close()
         log.info("node stopped")
 
     def run_until(self, wanted: threading.Event) -> None:
@@ -151,8 +179,13 @@ class App:
 
     def _supervise(self, now: float) -> None:
         self._attempt("processes", self._restart_what_ended)
+        self._attempt("completeness", lambda: self._completer.run(time.time()))
         for study in self._intake.due(time.time()):
             self._attempt(f"plan {study.study_instance_uid}", lambda study=study: self._intake.plan(study))  # type: ignore[misc]
+        for study in self.ledger.studies_with_new_values():
+            self._attempt(f"values {study.study_instance_uid}", lambda study=study: self._intake.plan_values(study))  # type: ignore[misc]
+        for job in self._intake.overdue(time.time()):
+            self._attempt(f"release {job.order.job_id}", lambda job=job: self._intake.release(job))  # type: ignore[misc]
         self._attempt("requests", lambda: carry_out_requests(store=self.store, ledger=self.ledger, intake=self._intake))
         self._attempt("dispatch", lambda: self._dispatcher.run(now))
 
@@ -171,7 +204,7 @@ class App:
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
         broker = self.settings.broker.model_copy(update={"url": self._broker_url})
-        environment = to_environment(self.settings.model_copy(update={"broker": broker}))
+        environment = to_environment(self.settings.model_copy(update={"broker": broker, "web": WebTable()}))  # it needs no token
         command = [sys.executable, "-m", "node.cli", "worker", "--with-parent"]
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
 

@@ -37,6 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_services(commands)
     _add_tools(commands)
     _add_jobs(commands)
+    _add_clinical(commands)
     _add_models(commands)
     return parser
 
@@ -99,12 +100,23 @@ def _add_tools(commands: _Commands[argparse.ArgumentParser]) -> None:
     predict.add_argument("folder", type=Path, metavar="DIR")
     predict.add_argument("--out", required=True, type=Path, metavar="DIR", help="where objects and summary.json go")
     predict.add_argument("--system", action="append", metavar="NAME", help="a system to run; may be repeated; all by default")
+    predict.add_argument("--clinical", type=Path, metavar="FILE", help='JSON file of clinical values, {"age_y": 47, "figo_stage": "IB2"}')
     predict.add_argument("--json", action="store_true", help="print the summary as JSON")
     _add_config(predict)
+    inspect = _add(
+        commands,
+        "inspect",
+        "say what a folder holds and what each system would do with it",
+        "inspect study/",
+        "cli_commands.inspect_folder",
+    )
+    inspect.add_argument("folder", type=Path, metavar="DIR")
+    inspect.add_argument("--json", action="store_true", help="print JSON, as docs/inspect.md describes it")
+    _add_config(inspect)
     echo = _add(commands, "echo", "ask a peer for a sign of life (C-ECHO)", "echo PACS@10.0.0.5:104", "cli_commands.echo_peer")
     echo.add_argument("to", type=_address, metavar="AET@HOST:PORT")
     for one in (send, echo):
-        one.add_argument("--from", dest="calling", default="CERVINODE", metavar="AET", help="our AE title (%(default)s)")
+        one.add_argument("--from", dest="calling", type=_ae_title, default="CERVINODE", metavar="AET", help="our AE title (%(default)s)")
         one.add_argument("--timeout", type=float, default=30.0, metavar="S", help="seconds to wait for an answer (%(default)s)")
     config = _add(commands, "config", "check the configuration", "config check --config deploy/node.example.toml")
     actions = config.add_subparsers(metavar="ACTION", required=True)
@@ -139,6 +151,19 @@ def _add_jobs(commands: _Commands[argparse.ArgumentParser]) -> None:
         _add_config(one)
 
 
+def _add_clinical(commands: _Commands[argparse.ArgumentParser]) -> None:
+    clinical = _add(
+        commands,
+        "clinical",
+        "enter or show clinical values of a study in a node",
+        "clinical 1.2.840.99.1 age_y=47 figo_stage=IB2",
+        "cli_jobs.clinical",
+    )
+    clinical.add_argument("study", metavar="STUDY_UID")
+    clinical.add_argument("values", nargs="*", metavar="NAME=VALUE", help="NAME= withdraws a value; without any, show what was entered")
+    _add_config(clinical)
+
+
 def _add_models(commands: _Commands[argparse.ArgumentParser]) -> None:
     models = _add(commands, "models", "look at prediction systems and their model bundles", "models list")
     actions = models.add_subparsers(metavar="ACTION", required=True)
@@ -170,9 +195,18 @@ def _add_models(commands: _Commands[argparse.ArgumentParser]) -> None:
 def _address(text: str) -> tuple[str, str, int]:
     title, at, place = text.partition("@")
     host, colon, port = place.rpartition(":")
-    if not (title and at and host and colon and port.isdecimal()):
+    if not (title and at and host and colon and port.isdecimal() and 0 < int(port) < 65536):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form AET@HOST:PORT")
-    return title, host.strip("[]"), int(port)
+    return _ae_title(title), host.strip("[]"), int(port)
+
+
+def _ae_title(text: str) -> str:
+    from node.config import check_ae_title
+
+    try:
+        return check_ae_title(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
 
 
 if __name__ == "__main__":

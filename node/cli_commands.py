@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from node.cli import FAILED, OK, REFUSED
 from node.config import Settings, load_settings
-from pipelines.errors import BundleError, CohortError, ConfigError
+from pipelines.errors import BundleError, CohortError, ConfigError, InputError
 
 if TYPE_CHECKING:
     from pipelines.spec import PipelineSpec
+    from pipelines.types import ClinicalValue
 
 _DEFAULT_CONFIG = Path("node.toml")
 _PARENT_CHECK_S = 1.0
@@ -110,7 +112,14 @@ def predict_folder(args: Namespace) -> int:
     specs = _specs(settings)
     chosen = [_spec(specs, name) for name in args.system] if args.system else list(specs.values())
     args.out.mkdir(parents=True, exist_ok=True)
-    results = predict(args.folder, args.out, specs=chosen, models_root=settings.node.models_root, station=settings.node.ae_title)
+    results = predict(
+        args.folder,
+        args.out,
+        specs=chosen,
+        models_root=settings.node.models_root,
+        station=settings.node.ae_title,
+        clinical=_read_clinical(args.clinical) if args.clinical else {},
+    )
     if args.json:
         _say(json.dumps(summarise(results), indent=2))
     else:
@@ -123,6 +132,29 @@ def predict_folder(args: Namespace) -> int:
         _say(f"{sum(len(r.outcome.objects) for r in results)} objects and summary.json in {args.out}")
     statuses = {r.outcome.status for r in results}
     return FAILED if ResultStatus.FAILED in statuses else REFUSED if ResultStatus.REFUSED in statuses else OK
+
+
+def _read_clinical(path: Path) -> dict[str, ClinicalValue]:
+    from pipelines.features.clinical import parse_all
+
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(stated, dict):
+        raise InputError(f"{path}: not a JSON object of names and values")
+    try:
+        return parse_all(stated, source=f"file {path.name} given on the command line")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def inspect_folder(args: Namespace) -> int:
+    """Print what a folder of DICOM files holds and what each system would do with it."""
+    from node.inspect import run
+
+    width = shutil.get_terminal_size().columns
+    return run(args.folder, systems=_specs(settings_of(args)), as_json=args.json, width=width)
 
 
 def check_config(args: Namespace) -> int:

@@ -1,19 +1,23 @@
-"""The commands about jobs. They read the ledger and leave requests; only the node writes."""
+"""The commands about a node's jobs and studies. They read the ledger and leave requests; only the node writes."""
 
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import sys
 from argparse import Namespace
 from datetime import UTC, datetime
 
 from node.cli import OK
 from node.cli_commands import settings_of
+from node.clinical import stored_record
 from node.jobs import FINAL, JobState
 from node.storage.files import StudyStore
 from node.storage.ledger import FILE_NAME, Ledger
 from node.storage.records import Job
 from pipelines.errors import CervinodeError, ConfigError
+from pipelines.features.clinical import parse_all
 
 
 def _say(line: str) -> None:
@@ -79,10 +83,32 @@ def retry_job(args: Namespace) -> int:
     """Ask the node to run a job again; it does so at once if it runs, else when it starts."""
     with _ledger(args) as ledger:
         job = _find(ledger, args.job)
+        same = [j for j in ledger.jobs(study_instance_uid=job.order.study_instance_uid) if j.order.system == job.order.system]
+    newest = max(same, key=lambda j: j.order.version).order.job_id
+    if newest != job.order.job_id:
+        raise ConfigError(f"job {job.order.job_id} has a newer version, {newest}; only the newest can run again")
     if job.state not in FINAL:
         raise ConfigError(f"job {job.order.job_id} is {job.state}; only a finished job can run again")
     StudyStore(settings_of(args).node.storage_root).add_request(json.dumps({"retry": job.order.job_id}).encode())
     _say(f"asked for: job {job.order.job_id} runs again as a new version")
+    return OK
+
+
+def clinical(args: Namespace) -> int:
+    """Ask the node to enter clinical values, or show those that were entered."""
+    with _ledger(args) as ledger:
+        stored = stored_record(ledger, args.study)
+    if not args.values:
+        _say(json.dumps(stored, indent=2))
+        return OK
+    if wrong := [text for text in args.values if "=" not in text]:
+        raise ConfigError(f"{wrong[0]!r} is not of the form NAME=VALUE")
+    stated = {name: value or None for name, _, value in (text.partition("=") for text in args.values)}
+    parse_all({name: value for name, value in stated.items() if value is not None}, source="")
+    user = pwd.getpwuid(os.getuid()).pw_name
+    request = {"clinical": args.study, "values": stated, "by": user}
+    StudyStore(settings_of(args).node.storage_root).add_request(json.dumps(request).encode())
+    _say(f"asked for: {', '.join(stated)} of study {args.study}")
     return OK
 
 
@@ -111,6 +137,8 @@ def _as_json(job: Job) -> dict[str, object]:
         "bundle": order.bundle_version,
         "predecessor": order.predecessor,
         "series": [f"{c.role}: {c.series_instance_uid} ({len(c.sop_instance_uids)} images), {c.reason}" for c in order.chosen],
+        "clinical": [f"{v.name}: {v.words}, {v.source}" for v in order.clinical],
+        "completeness": order.completeness,
         "found": list(order.refusal.found) if order.refusal else [],
         "destinations": list(job.destinations),
         "outcome": outcome.model_dump(mode="json") if outcome else None,

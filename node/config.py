@@ -16,13 +16,15 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field,
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from pipelines.errors import ConfigError
+from pipelines.types import SeriesRole
 
 ENVIRONMENT_PREFIX = "CERVINODE_"
 ANY_PEER = "*"
+_MIN_TOKEN = 16  # characters
 _PACKAGED_MODELS = Path(__file__).parent.parent / "onnx_models"
 
 
-def _check_ae_title(text: str) -> str:
+def check_ae_title(text: str) -> str:
     """Return the title without its padding (PS3.5 6.2, VR AE: at most 16 characters, no control character, no backslash)."""
     title = text.strip(" ")
     if not 1 <= len(title) <= 16:
@@ -32,7 +34,7 @@ def _check_ae_title(text: str) -> str:
     return title
 
 
-AeTitle = Annotated[str, AfterValidator(_check_ae_title)]
+AeTitle = Annotated[str, AfterValidator(check_ae_title)]
 
 
 class _Table(BaseModel):
@@ -123,6 +125,10 @@ class Peer(_Table):
         default=None, ge=0, description="seconds, instead of [node] quiet_s, for a peer that sends slower or in several associations"
     )
     may_send: bool = Field(default=True, description="whether it may open associations to us; false for a mere destination")
+    query: bool = Field(
+        default=False,
+        description="whether it is asked (C-FIND) what belongs to a study that it sent, and for what is missing (C-MOVE to our AE title)",
+    )
 
 
 class Route(_Table):
@@ -139,6 +145,31 @@ class Route(_Table):
     )
     systems: tuple[str, ...] = Field(min_length=1, description="names of prediction systems, as `cervinode models list` shows them")
     to: tuple[AeTitle, ...] = Field(default=(), description="AE titles of the peers that get the results; empty keeps them here only")
+    expect: tuple[SeriesRole, ...] = Field(default=(), description="roles that a study must hold; empty: those that each system requires")
+    incomplete: Literal["run", "hold", "refuse"] = Field(
+        default="run",
+        description="what to do after the quiet time with a study that lacks one, or images that its sender has: run what can run, hold it"
+        " and warn, or refuse it",
+    )
+    hold_s: float = Field(default=3600.0, gt=0, description="seconds that 'hold' lasts, then it runs as it is")
+
+
+class WebTable(_Table):
+    """[web]: the HTTP interface."""
+
+    host: str = Field(default="127.0.0.1", description="address to listen on; it speaks plain HTTP, so a network needs a proxy with TLS")
+    port: int = Field(default=11180, ge=0, le=65535, description="TCP port; 0 takes a free one")
+    token: str = Field(
+        default="",
+        repr=False,
+        description="secret of at least 16 characters that callers present (Authorization: Bearer ...); empty: there is no interface",
+    )
+
+    @model_validator(mode="after")
+    def _token_is_long(self) -> Self:
+        if self.token and (len(self.token) < _MIN_TOKEN or not (self.token.isascii() and self.token.isprintable())):
+            raise ValueError(f"the token needs at least {_MIN_TOKEN} characters, printable ASCII ones")
+        return self
 
 
 class Settings(BaseSettings):
@@ -152,6 +183,7 @@ class Settings(BaseSettings):
     broker: BrokerTable = BrokerTable()
     worker: WorkerTable = WorkerTable()
     delivery: DeliveryTable = DeliveryTable()
+    web: WebTable = WebTable()
     peers: tuple[Peer, ...] = ()
     routes: tuple[Route, ...] = ()
 
@@ -172,6 +204,8 @@ class Settings(BaseSettings):
         titles = [p.ae_title for p in self.peers]
         if doubled := sorted({t for t in titles if titles.count(t) > 1}):
             raise ValueError(f"[[peers]]: {doubled[0]!r} is listed twice")
+        if deaf := [p.ae_title for p in self.peers if p.query and not p.may_send]:
+            raise ValueError(f"[[peers]]: {deaf[0]!r} is to be queried but may not send, so it could not send what is missing")
         senders = {p.ae_title for p in self.peers if p.may_send}
         for route in self.routes:
             if unknown := sorted(set(route.from_) - senders - {ANY_PEER}):
@@ -242,6 +276,7 @@ def _first_problem(error: ValidationError) -> str:
         entry = rest.pop(0) if rest and isinstance(rest[0], int) else None
         number = "" if entry is None else f" number {int(entry) + 1}"
         place = f"[{table}]{number} {'.'.join(str(r) for r in rest)}".strip() + ": "
-    value = "" if isinstance(first["input"], dict) or not place else f" (value {first['input']!r})"
+    hidden = isinstance(first["input"], dict) or not place or "token" in place  # an error must not print a secret
+    value = "" if hidden else f" (value {first['input']!r})"
     more = f"; {len(problems) - 1} more" if len(problems) > 1 else ""
     return place + first["msg"].removeprefix("Value error, ") + value + more

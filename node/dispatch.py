@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from node.audit import AuditEvent, record
+from node.clinical import enter
 from node.intake import Intake
-from node.jobs import JobState
+from node.jobs import FINAL, JobState
 from node.log import fields
 from node.queues.celery import JobQueue
 from node.storage.claims import Claims
 from node.storage.files import StudyStore
 from node.storage.ledger import Ledger
 from node.storage.records import Job
+from pipelines.errors import InputError
 
 _PICK_UP_S = 15.0  # longest time between a worker's taking an order off the queue and its claim on the disk
 _REQUEUE_S = 2.0  # after a worker's death, for the queue to offer the order again by itself
@@ -47,11 +50,17 @@ class Dispatcher:
         for job in self._ledger.jobs(JobState.QUEUED, JobState.RUNNING):
             self._collect(job)
         for job in self._ledger.jobs(JobState.PLANNED):
-            self._send(job)
+            if not self._predecessor_runs(job):
+                self._send(job)
         open_jobs = self._ledger.jobs(JobState.QUEUED, JobState.RUNNING)
         waiting = self._queue.waiting() if open_jobs else set()
         for job in open_jobs:
             self._watch(job, now, is_waiting=job.order.job_id in waiting)
+
+    def _predecessor_runs(self, job: Job) -> bool:
+        """Return whether the version before has no result yet: the new one is to name it."""
+        before = self._ledger.job(job.order.predecessor) if job.order.predecessor else None
+        return before is not None and before.state not in FINAL and before.outcome is None
 
     def _collect(self, job: Job) -> None:
         outcome = self._store.outcome(job.order.job_id)
@@ -105,16 +114,33 @@ class Dispatcher:
 
 
 def carry_out_requests(*, store: StudyStore, ledger: Ledger, intake: Intake) -> None:
-    """Carry out what operators asked for with ``cervinode jobs retry``; each request is a file with the id of a job."""
+    """Carry out what operators asked for on the command line; each request is a file: {"retry": job} or {"clinical": study, ...}."""
     for path in store.requests():
-        job = ledger.job(_retry_id(path))
-        planned = intake.plan_again(job) if job else None
-        log.info("retry", extra=fields(request=path.name, planned=planned.order.job_id if planned else None))
+        request = _read_request(path)
+        if "clinical" in request:
+            _enter_values(request, ledger)
+        else:
+            job = ledger.job(str(request.get("retry", "")))
+            planned = intake.plan_again(job) if job else None
+            log.info("retry", extra=fields(request=path.name, planned=planned.order.job_id if planned else None))
         path.unlink()
 
 
-def _retry_id(path: Path) -> str:
+def _read_request(path: Path) -> dict[str, Any]:
     try:
-        return str(json.loads(path.read_bytes())["retry"])
-    except (ValueError, KeyError, TypeError):
-        return ""
+        request = json.loads(path.read_bytes())
+    except ValueError:
+        return {}
+    return request if isinstance(request, dict) else {}
+
+
+def _enter_values(request: dict[str, Any], ledger: Ledger) -> None:
+    """Enter clinical values; the command has checked them, but the study may be gone by now."""
+    study, values, user = str(request["clinical"]), request.get("values"), str(request.get("by", "unknown"))
+    try:
+        if not isinstance(values, dict):
+            raise InputError("the request has no values")
+        enter(ledger, study, values, how=f"entered on the command line by {user}", actor=user)
+    except InputError as error:
+        log.warning("clinical values refused", extra=fields(reason=str(error)))
+        record(ledger, AuditEvent.CLINICAL_REFUSED, actor=user, detail=str(error))

@@ -1,160 +1,30 @@
-"""From received instances to orders: is a study complete, which systems does it concern, which series do they use, or why not.
+"""From received instances to planned jobs: is a study complete, what does it order, and what do late images and values change.
 
-All decisions about input are made here. What decides is pure (:func:`routed`, :func:`make_job`); :class:`Intake` brings ledger and files.
+What decides is pure, in :mod:`node.planning`; :class:`Intake` brings ledger, files and clock.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-
-from pydicom import Dataset
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from node.audit import AuditEvent, record
-from node.config import ANY_PEER, Route, Settings
-from node.jobs import FINAL, ChosenSeries, JobOrder, OrderedRefusal, job_key
+from node.clinical import known_values
+from node.completeness import describe, find_gap, is_settled
+from node.config import Route, Settings
+from node.jobs import FINAL, JobState
+from node.log import fields
+from node.planning import Circumstances, fitting, make_job, refer_to_bundle, routed, without_own_results
 from node.storage.files import StudyStore
 from node.storage.ledger import Ledger
-from node.storage.records import Job, PlannedJob, UnplannedStudy
-from pipelines.errors import BundleError, InputError, MixedPatients
-from pipelines.imaging.sequences import choose, describe_found
-from pipelines.imaging.series import read_series
-from pipelines.models.bundle import MANIFEST, find_bundle
+from node.storage.records import Job, PlannedJob, ReceivedStudy
+from pipelines.errors import InputError
+from pipelines.imaging.series import read_what_is_readable
 from pipelines.spec import PipelineSpec
 from pipelines.types import Series
 
-OUR_MODEL_NAME = "Cervinode"  # ManufacturerModelName of every result object
-_OUR_MARK = "[RUO]"  # their series descriptions begin with it
-_ROI_MODALITIES = ("SEG", "RTSTRUCT")
-_JOB_ID_DIGITS = 32  # hex digits of the key: 128 bits
-
-
-@dataclass(frozen=True, slots=True)
-class BundleReference:
-    """The bundle that a job will run with; empty when there is none, and then the job fails with that as its reason."""
-
-    version: str = ""
-    digest: str = ""
-
-
-def refer_to_bundle(models_root: Path, spec: PipelineSpec) -> BundleReference:
-    """Return the bundle in use for a system."""
-    try:
-        folder = find_bundle(models_root, spec)
-    except BundleError:
-        return BundleReference()
-    return BundleReference(version=folder.name, digest=hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest())
-
-
-def is_own_result(instance: Dataset) -> bool:
-    """Return whether an instance is a result object of ours, come back from a PACS: it must never trigger a run or serve as input."""
-    return instance.get("ManufacturerModelName") == OUR_MODEL_NAME and str(instance.get("SeriesDescription", "")).startswith(_OUR_MARK)
-
-
-def without_own_results(series: Iterable[Series]) -> list[Series]:
-    """Return the series that are input."""
-    return [s for s in series if not is_own_result(s.instances[0])]
-
-
-def routed(routes: Sequence[Route], *, calling_ae_titles: set[str], modalities: set[str]) -> dict[str, tuple[str, ...]]:
-    """Return the systems that a study runs, each with its destinations: those of all routes that fit, in their order."""
-    systems: dict[str, dict[str, None]] = {}
-    for route in routes:
-        from_known = ANY_PEER in route.from_ or calling_ae_titles & set(route.from_)
-        if from_known and (not route.modalities or modalities & set(route.modalities)):
-            for system in route.systems:
-                systems.setdefault(system, {}).update(dict.fromkeys(route.to))
-    return {system: tuple(destinations) for system, destinations in systems.items()}
-
-
-def make_job(
-    series: Sequence[Series],
-    spec: PipelineSpec,
-    *,
-    bundle: BundleReference,
-    station: str,
-    created_at: datetime,
-    earlier: Sequence[Job] = (),
-    destinations: tuple[str, ...] = (),
-    problem: InputError | None = None,
-    again: bool = False,
-) -> PlannedJob | None:
-    """Return the job that a system has on a study, or ``None`` when one with the same input exists already.
-
-    Same input is: the same chosen images and drawn regions, or for a refusal the same instances. ``earlier`` are the jobs of this study
-    and system, oldest first; ``problem`` is what went wrong with reading; ``again`` asks for a new version whatever there was.
-    """
-    instances = sorted(str(d.SOPInstanceUID) for s in series for d in s.instances)
-    chosen, refusal = _choose(series, spec, problem)
-    study = series[0].header.study_instance_uid
-    identity = instances
-    if refusal is None:
-        regions = [str(d.SOPInstanceUID) for s in series if s.header.modality in _ROI_MODALITIES for d in s.instances]
-        identity = [*regions, *(uid for c in chosen for uid in c.sop_instance_uids)]
-    key = job_key(study, spec.name, bundle.digest, identity)
-    if not again and any(job.key == key for job in earlier):
-        return None
-    version = earlier[-1].order.version + 1 if earlier else 1
-    order = JobOrder(
-        job_id=f"{key[:_JOB_ID_DIGITS]}-{version}",
-        system=spec.name,
-        bundle_version=bundle.version,
-        bundle_digest=bundle.digest,
-        study_instance_uid=study,
-        version=version,
-        sop_instance_uids=tuple(instances),
-        chosen=chosen,
-        refusal=refusal,
-        predecessor=earlier[-1].order.job_id if earlier else None,
-        created_at=created_at,
-        station=station,
-    )
-    return PlannedJob(order=order, key=key, destinations=destinations)
-
-
-def _choose(
-    series: Sequence[Series], spec: PipelineSpec, problem: InputError | None
-) -> tuple[tuple[ChosenSeries, ...], OrderedRefusal | None]:
-    try:
-        if problem:
-            raise problem
-        _check_one_patient(series)
-        choices = choose(series, spec)
-    except InputError as error:
-        return (), OrderedRefusal(code=error.code, reasons=tuple(str(error).split("; ")), found=describe_found(series))
-    chosen = [
-        ChosenSeries(
-            role=choice.role,
-            series_instance_uid=choice.header.series_instance_uid,
-            sop_instance_uids=tuple(str(d.SOPInstanceUID) for d in choice.instances),
-            score=choice.score,
-            reason=choice.reason,
-        )
-        for choice in choices.values()
-    ]
-    return tuple(chosen), None
-
-
-def _check_one_patient(series: Sequence[Series]) -> None:
-    """Raise :class:`MixedPatients` when Patient IDs differ; the sentence names series, not patients."""
-    groups: dict[str, list[str]] = {}
-    for one in series:
-        for patient in dict.fromkeys(str(d.get("PatientID") or "") for d in one.instances):
-            groups.setdefault(patient, []).append(one.header.label())
-    if len(groups) > 1:
-        named = " against ".join(f"series {', '.join(labels)}" for labels in groups.values())
-        raise MixedPatients(f"the study holds instances of {len(groups)} patients (by Patient ID): {named}")
-
-
-def _is_readable(path: Path) -> bool:
-    try:
-        read_series([path])
-    except InputError:
-        return False
-    return True
+log = logging.getLogger(__name__)
 
 
 class Intake:
@@ -163,30 +33,45 @@ class Intake:
     def __init__(self, settings: Settings, *, store: StudyStore, ledger: Ledger, specs: Mapping[str, PipelineSpec]) -> None:
         self._settings, self._store, self._ledger, self._specs = settings, store, ledger, specs
 
-    def due(self, now: float) -> list[UnplannedStudy]:
-        """Return the studies that count as complete at ``now`` (seconds since 1970): quiet for long enough since their last instance."""
-        return [
-            study
-            for study in self._ledger.unplanned_studies()
-            if now - study.last_received_at >= self._settings.quiet_s(study.calling_ae_title)
-        ]
+    def due(self, now: float) -> list[ReceivedStudy]:
+        """Return the studies with new instances that count as complete at ``now`` (seconds since 1970): their senders were asked, or
+        they are quiet for long enough since their last instance."""
+        return [study for study in self._ledger.unplanned_studies() if is_settled(study, self._settings, self._ledger, now)]
 
-    def plan(self, study: UnplannedStudy) -> list[PlannedJob]:
+    def plan(self, study: ReceivedStudy) -> list[PlannedJob]:
         """Write down the jobs of a complete study and return them; none when nothing that matters is new."""
         uid = study.study_instance_uid
         series, problem = self._read(uid)
-        jobs, systems = [], self._route(uid, series)
-        for name, destinations in systems.items():
-            job = self._make(name, series, destinations, problem=problem)
-            if job:
-                jobs.append(job)
-        self._ledger.plan(uid, jobs, seen_instance_id=study.last_instance_id)
+        found = self._facts(uid, series)
+        systems = routed(self._settings.routes, **found) if series else {}
+        jobs = [self._make(name, series, destinations, problem=problem) for name, destinations in systems.items()]
+        planned = self._keep(uid, jobs, seen_instance_id=study.last_instance_id, seen_clinical_id=study.last_clinical_id)
         if not systems and (series or problem):
-            modalities = ", ".join(sorted({s.header.modality for s in series}))
+            modalities = ", ".join(sorted(found["modalities"]))
             self._record(AuditEvent.STUDY_NOT_ROUTED, uid, detail=str(problem or f"from {study.calling_ae_title}, modalities {modalities}"))
-        for job in jobs:
-            self._record_planned(job)
-        return jobs
+        return planned
+
+    def plan_values(self, study: ReceivedStudy) -> list[PlannedJob]:
+        """Plan what new clinical values change: jobs that wait go on, finished ones of a system that uses them get a new version."""
+        uid = study.study_instance_uid
+        newest = {job.order.system: job for job in self._ledger.jobs(study_instance_uid=uid)}
+        using = [job for name, job in newest.items() if name in self._specs and self._specs[name].clinical]
+        series, problem = self._read(uid) if using else ([], None)
+        jobs = [self._make(job.order.system, series, job.destinations, problem=problem) for job in using if series]
+        return self._keep(uid, jobs, seen_clinical_id=study.last_clinical_id)
+
+    def overdue(self, now: float) -> list[Job]:
+        """Return the jobs that have waited long enough at ``now`` (seconds since 1970)."""
+        return [j for j in self._ledger.jobs(JobState.WAITING) if j.waits_until is not None and j.waits_until <= now]
+
+    def release(self, job: Job) -> list[PlannedJob]:
+        """Let an overdue job go on as its system and route declare."""
+        uid, system = job.order.study_instance_uid, job.order.system
+        series, problem = self._read(uid)
+        if not series or system not in self._specs:
+            self._ledger.move(job.order.job_id, JobState.CANCELLED, detail="its images or its system are gone")
+            return []
+        return self._keep(uid, [self._make(system, series, job.destinations, problem=problem)])
 
     def plan_again(self, job: Job) -> PlannedJob | None:
         """Plan a new version of a finished job, whatever its result was; ``None`` if it is not finished or not the newest."""
@@ -199,25 +84,23 @@ class Intake:
             return None
         planned = self._make(order.system, series, job.destinations, problem=problem, again=True)
         if planned:
-            self._ledger.plan(order.study_instance_uid, [planned])
             self._record(AuditEvent.JOB_RETRIED, order.study_instance_uid, job_id=order.job_id)
-            self._record_planned(planned)
+            self._keep(order.study_instance_uid, [planned])
         return planned
 
     def _read(self, study_instance_uid: str) -> tuple[list[Series], InputError | None]:
         """Return the input series of a study, and what is wrong with files that cannot be read."""
         instances = self._ledger.instances(study_instance_uid)
         paths = [self._store.instance_path(study_instance_uid, i.sop_instance_uid) for i in instances]
-        try:
-            return without_own_results(read_series(paths)), None
-        except InputError as error:
-            return without_own_results(read_series(p for p in paths if _is_readable(p))), error
+        series, problem = read_what_is_readable(paths)
+        return without_own_results(series), problem
 
-    def _route(self, study_instance_uid: str, series: Sequence[Series]) -> dict[str, tuple[str, ...]]:
+    def _facts(self, study_instance_uid: str, series: Sequence[Series]) -> dict[str, set[str]]:
+        """Return what routes ask about: who sent the input, and its modalities."""
         inputs = {str(d.SOPInstanceUID) for s in series for d in s.instances}
-        callers = {i.calling_ae_title for i in self._ledger.instances(study_instance_uid) if i.sop_instance_uid in inputs}
-        modalities = {s.header.modality for s in series}
-        return routed(self._settings.routes, calling_ae_titles=callers, modalities=modalities) if series else {}
+        instances = self._ledger.instances(study_instance_uid)
+        callers = {i.calling_ae_title for i in instances if i.sop_instance_uid in inputs}
+        return {"calling_ae_titles": callers, "modalities": {s.header.modality for s in series}}
 
     def _earlier(self, study_instance_uid: str, system: str) -> list[Job]:
         jobs = self._ledger.jobs(study_instance_uid=study_instance_uid)
@@ -232,23 +115,50 @@ class Intake:
         problem: InputError | None,
         again: bool = False,
     ) -> PlannedJob | None:
-        spec = self._specs[system]
+        spec, uid = self._specs[system], series[0].header.study_instance_uid
+        earlier, now = self._earlier(uid, system), datetime.now().astimezone()
         return make_job(
             series,
             spec,
             bundle=refer_to_bundle(self._settings.node.models_root, spec),
             station=self._settings.node.ae_title,
-            created_at=datetime.now(UTC),
-            earlier=self._earlier(series[0].header.study_instance_uid, system),
+            created_at=now,
+            earlier=earlier,
             destinations=destinations,
             problem=problem,
             again=again,
+            known=self._circumstances(spec, uid, series, waited_s=now.timestamp() - earlier[0].created_at if earlier else 0.0),
         )
 
-    def _record_planned(self, job: PlannedJob) -> None:
-        order = job.order
-        detail = f"{order.system} version {order.version}: " + (order.refusal.code if order.refusal else "series chosen")
-        self._record(AuditEvent.JOB_PLANNED, order.study_instance_uid, job_id=order.job_id, detail=detail)
+    def _circumstances(self, spec: PipelineSpec, uid: str, series: Sequence[Series], *, waited_s: float) -> Circumstances:
+        study = self._ledger.study(uid)
+        route = self._route(spec.name, uid, series)
+        return Circumstances(
+            clinical=known_values(self._ledger, uid, series) if spec.clinical else {},
+            completeness=describe(study, self._settings) if study else "",
+            gap=find_gap(series, spec, route, n_missing=study.n_missing) if route and study else None,
+            waited_s=waited_s,
+        )
+
+    def _route(self, system: str, study_instance_uid: str, series: Sequence[Series]) -> Route | None:
+        """Return the route whose word counts on what a system's study must hold: the first that fits."""
+        routes = fitting(self._settings.routes, **self._facts(study_instance_uid, series))
+        return next((route for route in routes if system in route.systems), None)
+
+    def _keep(
+        self, uid: str, jobs: Sequence[PlannedJob | None], *, seen_instance_id: int | None = None, seen_clinical_id: int | None = None
+    ) -> list[PlannedJob]:
+        """Write down jobs, and say so."""
+        planned = [job for job in jobs if job]
+        self._ledger.plan(uid, planned, seen_instance_id=seen_instance_id, seen_clinical_id=seen_clinical_id)
+        for job in planned:
+            order, event = job.order, AuditEvent.JOB_WAITING if job.waits_for else AuditEvent.JOB_PLANNED
+            what = job.waits_for or (order.refusal.code if order.refusal else "series chosen")
+            detail = f"{order.system} version {order.version}: {what}; complete by: {order.completeness}"
+            self._record(event, uid, job_id=order.job_id, detail=detail)
+            if job.waits_for:
+                log.warning("job waits", extra=fields(job=order.job_id, study=uid, reason=job.waits_for))
+        return planned
 
     def _record(self, event: AuditEvent, study_instance_uid: str, *, job_id: str = "", detail: str = "") -> None:
         record(

@@ -74,6 +74,15 @@ class OrderedRefusal(_Frozen):
     found: tuple[str, ...] = ()
 
 
+class OrderedValue(_Frozen):
+    """A clinical value that the run uses, and whose it is."""
+
+    name: str
+    value: float
+    words: str
+    source: str
+
+
 class JobOrder(_Frozen):
     """One run of one system on one version of one study. Everything that the result depends on is in here."""
 
@@ -86,8 +95,10 @@ class JobOrder(_Frozen):
     sop_instance_uids: tuple[str, ...] = Field(description="every instance of the study at the time of planning, sorted")
     chosen: tuple[ChosenSeries, ...] = ()
     refusal: OrderedRefusal | None = None
+    clinical: tuple[OrderedValue, ...] = ()
+    completeness: str = Field(default="", description="how it was established that the study is complete, in words")
     predecessor: str | None = Field(default=None, description="job_id of the result that this one replaces")
-    created_at: datetime = Field(description="UTC; the content date of every result object")
+    created_at: datetime = Field(description="in the node's time zone; the content date of every result object")
     station: str = Field(description="AE title of the node: device serial number in the results")
 
 
@@ -115,7 +126,7 @@ class JobOutcome(_Frozen):
     timings_s: dict[str, float] = Field(default_factory=dict)
 
 
-def job_key(study_instance_uid: str, system: str, bundle_digest: str, sop_instance_uids: Iterable[str]) -> str:
-    """Return the identity of a piece of work: SHA-256 (hex) over study, system, bundle and the sorted instances."""
-    parts = [study_instance_uid, system, bundle_digest, *sorted(sop_instance_uids)]
+def job_key(study_instance_uid: str, system: str, bundle_digest: str, inputs: Iterable[str]) -> str:
+    """Return the identity of a piece of work: SHA-256 (hex) over study, system, bundle and the sorted inputs (instances, values)."""
+    parts = [study_instance_uid, system, bundle_digest, *sorted(inputs)]
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()

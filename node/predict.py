@@ -8,20 +8,21 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from pydicom.uid import UID
 
-from node.intake import make_job, refer_to_bundle, without_own_results
 from node.jobs import JobOutcome, OutcomeObject
+from node.planning import Circumstances, make_job, refer_to_bundle, without_own_results
 from node.storage.claims import Claims
 from node.storage.files import StudyStore
 from node.worker import Worker
 from pipelines.errors import InputError
-from pipelines.imaging.series import find_dicom_files, read_series
+from pipelines.features.clinical_dicom import from_study
+from pipelines.imaging.series import find_dicom_files, read_what_is_readable
 from pipelines.spec import PipelineSpec
-from pipelines.types import Series
+from pipelines.types import ClinicalValue, Series
 
 SUMMARY = "summary.json"
 _HEARTBEAT_S = 60.0  # nobody watches
@@ -42,14 +43,17 @@ def predict(
     specs: Iterable[PipelineSpec],
     models_root: Path,
     station: str,
+    clinical: Mapping[str, ClinicalValue] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Predicted]:
     """Run each system on each study in ``folder``; write the objects to ``out/objects`` and ``out/summary.json``.
 
+    ``clinical`` are values that were entered, by name; they win over what the studies themselves say.
+
     Raises
     ------
     InputError
-        The folder holds no DICOM file, or one that cannot be read.
+        The folder holds no DICOM file, or none that can be read. One bad file among others makes the result REFUSED and names it.
     """
     chosen = {spec.name: spec for spec in specs}
     results = []
@@ -58,11 +62,15 @@ def predict(
         store.prepare()
         claims = Claims(store.running, heartbeat_s=_HEARTBEAT_S)
         worker = Worker(store=store, claims=claims, models_root=models_root, specs=chosen, max_attempts=1)
-        for study, series in _by_study(folder).items():
+        studies, problem = _by_study(folder)
+        for study, series in studies.items():
             _link(store, study, series)
+            known = Circumstances(clinical={**from_study(series), **(clinical or {})})
             for spec in chosen.values():
                 bundle = refer_to_bundle(models_root, spec)
-                job = make_job(series, spec, bundle=bundle, station=station, created_at=datetime.now(UTC))
+                job = make_job(
+                    series, spec, bundle=bundle, station=station, created_at=datetime.now().astimezone(), known=known, problem=problem
+                )
                 outcome = worker.execute(job.order, progress=progress) if job else None
                 if outcome:
                     results.append(Predicted(study, outcome))
@@ -103,13 +111,15 @@ def _describe_object(item: OutcomeObject) -> Mapping[str, str]:
     return {"path": f"objects/{name}", "sop_class": UID(item.sop_class_uid).name, "sop_instance_uid": item.sop_instance_uid}
 
 
-def _by_study(folder: Path) -> dict[str, list[Series]]:
+def _by_study(folder: Path) -> tuple[dict[str, list[Series]], InputError | None]:
+    """Return the studies of a folder, and what is wrong with files that cannot be read: it may concern any of them."""
     studies: dict[str, list[Series]] = defaultdict(list)
-    for series in without_own_results(read_series(find_dicom_files(folder))):
+    found, problem = read_what_is_readable(find_dicom_files(folder))
+    for series in without_own_results(found):
         studies[series.header.study_instance_uid].append(series)
     if not studies:
-        raise InputError(f"{folder} holds nothing but result objects of our own")
-    return studies
+        raise problem or InputError(f"{folder} holds nothing but result objects of our own")
+    return studies, problem
 
 
 def _link(store: StudyStore, study_instance_uid: str, series: Sequence[Series]) -> None:

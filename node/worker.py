@@ -6,6 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from pipelines.imaging.series import read_series
 from pipelines.models.bundle import Bundle, find_bundle, load_bundle
 from pipelines.spec import PipelineSpec
 from pipelines.systems import catalogue
-from pipelines.types import Choice, Evidence, Prediction, Refusal, Series, SeriesRole
+from pipelines.types import Choice, ClinicalValue, Evidence, Prediction, Refusal, Series, SeriesRole
 from structured_reports.build import build_refusal, build_result
 from structured_reports.context import Predecessor, ReportContext
 
@@ -118,7 +119,8 @@ class Worker:
             refusal = Refusal(spec.name, spec.title, order.refusal.code, order.refusal.reasons, order.refusal.found)
             return _Result(ResultStatus.REFUSED, self._build_refusal(order, series, refusal), refusal.code, refusal.reasons)
         bundle = self._bundle(order, spec)
-        case = load_case(series, _chosen(order, series), spec)
+        clinical = {v.name: ClinicalValue(v.name, v.value, v.words, v.source) for v in order.clinical}
+        case = replace(load_case(series, _chosen(order, series), spec), clinical=clinical)
         prediction, evidence = run(spec, bundle, case, progress=stages.enter)
         stages.enter("report")
         objects = build_result(_used(series, order, evidence), prediction, evidence, self._context(order, spec))
@@ -138,6 +140,9 @@ class Worker:
             objects = self._build_refusal(order, series, refusal)
         except CervinodeError as second:
             reasons = (*reasons, f"no report could be written: {second}")
+        except Exception as second:  # the outcome must be stored whatever the report's writing ran into
+            log.exception("no report", extra=fields(job=order.job_id))
+            reasons = (*reasons, f"no report could be written: {type(second).__name__}")
         return _Result(status, objects, code, reasons)
 
     def _spec(self, order: JobOrder) -> PipelineSpec:

@@ -6,20 +6,22 @@ Training calls :func:`load_case`, :func:`prepare` and :func:`extract_features` t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import highdicom as hd
 import numpy as np
 import onnxruntime
 
-from pipelines.errors import BadGeometry, MissingRoi
-from pipelines.features import radiomics
+from pipelines.errors import BadGeometry, MissingClinical, MissingRoi
+from pipelines.features import clinical, radiomics
 from pipelines.features.cnn import crop_cube, place_map
 from pipelines.imaging.geometry import build_volume, resample_mask
 from pipelines.imaging.intensity import preprocess
 from pipelines.imaging.regions import find_roi
+from pipelines.imaging.registration import register
+from pipelines.imaging.sequences import settle
 from pipelines.models import classify
-from pipelines.models.bundle import Bundle
+from pipelines.models.bundle import Bundle, Model
 from pipelines.models.explain import explain
 from pipelines.models.segment import segment
 from pipelines.models.session import run_cnn
@@ -31,6 +33,7 @@ from pipelines.types import (
     Contribution,
     Evidence,
     FloatArray,
+    ImageVolume,
     Measurement,
     Prediction,
     Roi,
@@ -61,18 +64,29 @@ def _silent(stage: str) -> None:
 def load_case(series: Sequence[Series], chosen: Mapping[SeriesRole, Choice], spec: PipelineSpec) -> Case:
     """Read the chosen series into volumes, and the region that a person drew, if one came with the study.
 
+    Sequences in another frame of reference than the one that carries the roi are registered to it where the system's declaration says so;
+    each one's reason then says how far it was moved.
+
     Raises
     ------
     InputError
         A volume cannot be built, the sequences lie in different frames of reference, or a sent region cannot be used.
     """
-    volumes = {role: build_volume(choice) for role, choice in chosen.items()}
+    volumes = {role: build_volume(settle(choice, series, spec)) for role, choice in chosen.items()}
+    if spec.other_frame == "refuse":
+        _check_one_frame(volumes, spec)
+    roi = find_roi(series, volumes, names=spec.roi_names)
+    anchor = volumes[roi.role if roi else spec.roi.role if spec.roi.role in volumes else next(iter(volumes))]
+    frame = anchor.header.frame_of_reference_uid
+    joined = {role: v if v.header.frame_of_reference_uid == frame else register(v, anchor) for role, v in volumes.items()}
+    return Case(study_instance_uid=anchor.header.study_instance_uid, volumes=joined, roi=roi)
+
+
+def _check_one_frame(volumes: Mapping[SeriesRole, ImageVolume], spec: PipelineSpec) -> None:
     frames = {image.header.frame_of_reference_uid: image for image in volumes.values()}
     if len(frames) > 1:
         named = ", ".join(f"{image.role} in {frame or 'none'}" for frame, image in frames.items())
         raise BadGeometry(f"the sequences of {spec.name} lie in different frames of reference: {named}")
-    study = next(iter(volumes.values())).header.study_instance_uid
-    return Case(study_instance_uid=study, volumes=volumes, roi=find_roi(series, volumes))
 
 
 def prepare(spec: PipelineSpec, case: Case) -> Prepared:
@@ -135,28 +149,30 @@ def run(spec: PipelineSpec, bundle: Bundle, case: Case, *, progress: Progress = 
     if roi is None:
         progress("segment")
         roi, segmenter = _draw_roi(spec, bundle, case)
-        case = Case(study_instance_uid=case.study_instance_uid, volumes=case.volumes, roi=roi, clinical=case.clinical)
+        case = replace(case, roi=roi)
     progress("preprocess")
     prepared = prepare(spec, case)
     features, maps = extract_features(spec, prepared, bundle.cnns, progress=progress)
     progress("classify")
-    decision = bundle.manifest.decision
-    raw = classify.select(features, decision)
-    row = classify.standardise(raw, decision)
-    log_odds = float(_predictor(bundle)(row[None])[0])
+    features |= clinical.features(case.clinical)
+    model, flags = _choose_model(bundle, features)
+    raw = classify.select(features, model.decision)
+    row = classify.standardise(raw, model.decision)
+    log_odds = float(_predictor(model)(row[None])[0])
     progress("explain")
-    shapley = explain(_predictor(bundle), row, background=bundle.background)
+    shapley = explain(_predictor(model), row, background=model.background)
     evidence = Evidence(
         volumes=case.volumes,
         roi=roi,
         rois=prepared.rois,
         activation_maps=maps,
-        contributions=_contributions(bundle, raw, shapley.values),
+        contributions=_contributions(model, raw, shapley.values),
         base_log_odds=shapley.base,
         measurements=_measure(roi, features),
         segmenter=segmenter,
+        clinical=tuple(case.clinical.values()),
     )
-    return _prediction(spec, bundle, log_odds, raw), evidence
+    return _prediction(spec, bundle, model, log_odds=log_odds, raw=raw, flags=flags), evidence
 
 
 def _draw_roi(spec: PipelineSpec, bundle: Bundle, case: Case) -> tuple[Roi, str]:
@@ -167,11 +183,22 @@ def _draw_roi(spec: PipelineSpec, bundle: Bundle, case: Case) -> tuple[Roi, str]
     return roi, f"{model.network} {bundle.manifest.files[model.file].sha256[:12]}"
 
 
-def _predictor(bundle: Bundle) -> Callable[[FloatArray], FloatArray]:
-    return lambda rows: classify.calibrated_log_odds(bundle.classifier, bundle.manifest.decision, rows)
+def _choose_model(bundle: Bundle, features: Mapping[str, float]) -> tuple[Model, tuple[str, ...]]:
+    """Return the bundle's model, or its imaging-only one where a clinical value is not known, with a flag that says so."""
+    needed = [f.name for f in bundle.model.decision.features if f.name.startswith(clinical.FEATURE_PREFIX)]
+    unknown = ", ".join(clinical.KNOWN[n.removeprefix(clinical.FEATURE_PREFIX)].title for n in needed if n not in features)
+    if not unknown:
+        return bundle.model, ()
+    if bundle.imaging_only is None:
+        raise MissingClinical(f"not known: {unknown}, and {bundle.label} has no model that does without")
+    return bundle.imaging_only, (f"imaging alone was used, with the model that is made for that; not known: {unknown}",)
 
 
-def _contributions(bundle: Bundle, raw: FloatArray, values: FloatArray) -> tuple[Contribution, ...]:
+def _predictor(model: Model) -> Callable[[FloatArray], FloatArray]:
+    return lambda rows: classify.calibrated_log_odds(model.classifier, model.decision, rows)
+
+
+def _contributions(model: Model, raw: FloatArray, values: FloatArray) -> tuple[Contribution, ...]:
     named = [
         Contribution(
             feature=f.name.split(":", 2)[2],
@@ -179,15 +206,18 @@ def _contributions(bundle: Bundle, raw: FloatArray, values: FloatArray) -> tuple
             value=float(x),
             log_odds=float(phi),
         )
-        for f, x, phi in zip(bundle.manifest.decision.features, raw, values, strict=True)
+        for f, x, phi in zip(model.decision.features, raw, values, strict=True)
     ]
     return tuple(sorted(named, key=lambda c: -abs(c.log_odds)))
 
 
-def _prediction(spec: PipelineSpec, bundle: Bundle, log_odds: float, raw: FloatArray) -> Prediction:
-    decision, probability = bundle.manifest.decision, classify.sigmoid(log_odds)
+def _prediction(
+    spec: PipelineSpec, bundle: Bundle, model: Model, *, log_odds: float, raw: FloatArray, flags: tuple[str, ...]
+) -> Prediction:
+    decision, probability = model.decision, classify.sigmoid(log_odds)
     outside = [f.name for f, x in zip(decision.features, raw, strict=True) if not f.low <= x <= f.high]
-    flags = (f"{len(outside)} of {len(raw)} features lie outside the training range: {', '.join(outside[:3])}",) if outside else ()
+    if outside:
+        flags += (f"{len(outside)} of {len(raw)} features lie outside the training range: {', '.join(outside[:3])}",)
     return Prediction(
         system=spec.name,
         title=spec.title,

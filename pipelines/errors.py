@@ -57,6 +57,12 @@ class MissingClinical(InputError):
     code = "MISSING_CLINICAL"
 
 
+class IncompleteStudy(InputError):
+    """Images or sequences that were to come have not come."""
+
+    code = "INCOMPLETE"
+
+
 class MixedPatients(InputError):
     """Instances of several patients carry the same Study Instance UID."""
 

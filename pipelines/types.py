@@ -82,6 +82,11 @@ class SeriesHeader:
     frame_of_reference_uid: str = ""
     manufacturer: str = ""
     acquisition_time: str = ""
+    n_frames: int = 0  # images of a classic series, frames of multi-frame instances
+    n_positions: int = 0  # distinct slice positions
+    acquisition_date: str = ""
+    injection_time: str = ""  # Contrast/Bolus Start Time, as sent
+    samples_per_pixel: int = 1
 
     def label(self) -> str:
         """Name the series for a person: ``6 "t2_tse_tra" (MR, 19 images)``."""
@@ -91,21 +96,29 @@ class SeriesHeader:
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """One series: its header and its instances' headers (datasets without pixel data; ``filename`` leads to the file)."""
+    """One series: its header and its instances' headers (datasets without pixel data; ``filename`` leads to the file).
+
+    ``frames`` are its single images: the instances themselves, or the frames of multi-frame ones (:mod:`pipelines.imaging.multiframe`).
+    """
 
     header: SeriesHeader
     instances: tuple[Dataset, ...]
+    frames: tuple[Dataset, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A series given a role: exactly these instances make the volume, for this reason."""
+    """A series given a role: exactly these instances make the volume, for this reason.
+
+    ``frames`` are the images among them that do; empty stands for all.
+    """
 
     role: SeriesRole
     header: SeriesHeader
     instances: tuple[Dataset, ...]
     score: float
     reason: str
+    frames: tuple[Dataset, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +137,8 @@ class Refusal:
 class ImageVolume:
     """A sequence as one regular volume.
 
-    ``volume.array`` is float32 in modality units, shape (slice, row, column). ``sources`` are headers of the source instances in
-    the order of the slices (classic) or the one multi-frame instance.
+    ``volume.array`` is float32 in modality units, shape (slice, row, column). ``sources`` has one header per slice, in their order: of the
+    source instance, or of the frame of a multi-frame one. Of a slice that several images made, it is the one of the lowest b-value.
     """
 
     role: SeriesRole
@@ -146,6 +159,19 @@ class Roi:
     source_sop_instance_uid: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ClinicalValue:
+    """A fact about the patient from outside the images: its number, as a person writes it, and whose it is, in words.
+
+    ``name`` and the encoding of ``value`` are those of :data:`pipelines.features.clinical.KNOWN`.
+    """
+
+    name: str
+    value: float
+    words: str
+    source: str
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """All that a system needs of one patient's study."""
@@ -153,7 +179,7 @@ class Case:
     study_instance_uid: str
     volumes: Mapping[SeriesRole, ImageVolume]
     roi: Roi | None
-    clinical: Mapping[str, float] = field(default_factory=dict)
+    clinical: Mapping[str, ClinicalValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +240,7 @@ class Evidence:
     base_log_odds: float
     measurements: tuple[Measurement, ...]
     segmenter: str | None = None  # name and digest of the network that drew the roi, where one did
+    clinical: tuple[ClinicalValue, ...] = ()  # what was known of what the system uses
 
 
 def as_float(value: object) -> float | None:
@@ -223,3 +250,55 @@ def as_float(value: object) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if np.isfinite(number) else None
+
+
+@dataclass(frozen=True, eq=False)
+class FrameRegion:
+    """Closed outlines that somebody drew on a frame of an ultrasound image, from a structured report.
+
+    Each contour is a float array of shape (n, 2): (row, column) pixel indices of the whole image, pixel centres being whole numbers.
+    An inner contour is a hole. ``frame_number`` counts from 1; ``None`` means that the outline was drawn for every frame.
+    """
+
+    sop_instance_uid: str  # of the image
+    frame_number: int | None
+    contours: tuple[FloatArray, ...]
+    description: str
+    drawn_by: str
+    source_sop_instance_uid: str  # of the structured report
+
+
+@dataclass(frozen=True, eq=False)
+class UltrasoundFrame:
+    """The B-mode region of one ultrasound frame, as a model may see it: tissue, without text, rulers or calipers that were recognised.
+
+    ``grey`` holds display values 0..255, shape (rows, columns). ``spacing_mm`` is (row, column) spacing, or ``None`` for an image without
+    calibration: nothing in it has a size in millimetres. ``box`` is (top, left, bottom, right) in source pixels, the last two exclusive.
+    ``hidden`` marks pixels whose value is not tissue: outside the sector (0) or under graphics (taken from the nearest tissue). ``roi``
+    is uint8 0 or 1 on the same grid, from ``region``.
+    """
+
+    header: SeriesHeader
+    source: Dataset
+    frame_number: int  # from 1
+    grey: NDArray[np.float32]
+    spacing_mm: tuple[float, float] | None
+    box: tuple[int, int, int, int]
+    hidden: NDArray[np.bool_]
+    roi: NDArray[np.uint8] | None
+    region: FrameRegion | None
+    score: float  # 0 to 100, see pipelines.imaging.ultrasound
+    reasons: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class UltrasoundCandidate:
+    """How one ultrasound image ranks among those of its study; ``frame_number`` is ``None`` where it was left out."""
+
+    header: SeriesHeader
+    source: Dataset
+    frame_number: int | None
+    score: float
+    reasons: tuple[str, ...]
+    problems: tuple[str, ...]

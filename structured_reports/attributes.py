@@ -66,7 +66,7 @@ def stamp(target: Dataset, run: Run, *, description: str) -> None:
     target.DeviceSerialNumber = run.context.station
     target.SoftwareVersions = [run.context.software_version, run.model]
     target.ContentQualification = "RESEARCH"
-    target.ContributingEquipmentSequence = [_equipment(run, date + time)]
+    target.ContributingEquipmentSequence = [_equipment(run)]
     for element in target.iterall():
         if element.keyword == "DimensionOrganizationUID":
             element.value = derive_uid("dimension organization", target.SOPInstanceUID)
@@ -74,7 +74,7 @@ def stamp(target: Dataset, run: Run, *, description: str) -> None:
     target.preamble = b"\x00" * 128
 
 
-def _equipment(run: Run, at: str) -> Dataset:
+def _equipment(run: Run) -> Dataset:
     """Return the item of Contributing Equipment Sequence (PS3.3 C.12.1) that names the model."""
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [codes.concept(codes.PROCESSING_EQUIPMENT)]
@@ -82,7 +82,7 @@ def _equipment(run: Run, at: str) -> Dataset:
     item.DeviceSerialNumber = run.context.station
     item.SoftwareVersions = run.context.software_version
     item.DeviceUID = run.device_uid
-    item.ContributionDateTime = at
+    item.ContributionDateTime = run.when.strftime("%Y%m%d%H%M%S%z")  # a DT, unlike the dates above, can name its own zone
     return item
 
 

@@ -34,23 +34,21 @@ def build_result(sources: Sequence[Dataset], prediction: Prediction, evidence: E
         An object cannot be built, or does not pass :func:`check_objects`.
     """
     roi_sources = evidence.volumes[evidence.roi.role].sources
-    arrays = [image.volume.array for image in evidence.volumes.values()]
     run = Run(
         context=context,
         source=normalise_source(roi_sources[0]),
-        key=_key(
-            roi_sources[0], sources, context, content=digest_arrays([evidence.roi.volume.array, *arrays]), model=prediction.bundle_digest
-        ),
+        key=_key(roi_sources[0], sources, context, content=_content(evidence), model=prediction.bundle_digest),
         model=f"{prediction.system} {prediction.bundle_version}"[:64],
     )
-    first = [normalise_source(source) for source in roi_sources]
+    first = list({source.SOPInstanceUID: normalise_source(source) for source in roi_sources}.values())  # frames share their instance
     segmented = {source.SOPInstanceUID for source in first}
     others = [normalise_source(source) for source in sources if source.SOPInstanceUID not in segmented]
     captures = build_captures(prediction, evidence, run)
     seg = build_segmentation(evidence, prediction, run)
     report = build_report([*first, *others], prediction, evidence, run, seg=seg)
     objects = [*captures, seg, report]
-    check_objects(objects, sources)
+    unsegmented = [source for source in sources if source.SOPInstanceUID not in segmented]
+    check_objects(objects, [*roi_sources, *unsegmented], identity=roi_sources[0])
     return objects
 
 
@@ -70,18 +68,24 @@ def build_refusal(sources: Sequence[Dataset], refusal: Refusal, context: ReportC
     anchor = sources[0]
     same = [s for s in sources if all(s.get(k) == anchor.get(k) for k in ("PatientID", "StudyInstanceUID"))]
     words = "\x1f".join([refusal.system, refusal.code, str(refusal.failed), *refusal.reasons, "\x1e", *refusal.found])
-    run = Run(
-        context=context,
-        source=normalise_source(anchor),
-        key=_key(anchor, same, context, content=hashlib.sha256(words.encode()).hexdigest(), model=refusal.system),
-        model=refusal.system[:64],
-    )
     try:
+        run = Run(
+            context=context,
+            source=normalise_source(anchor),
+            key=_key(anchor, same, context, content=hashlib.sha256(words.encode()).hexdigest(), model=refusal.system),
+            model=refusal.system[:64],
+        )
         objects = [build_refusal_report([normalise_source(source) for source in same], refusal, run)]
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # highdicom's words may quote the patient; their kind does not
         raise ResultError(f"the refusal of {refusal.system} cannot be written: {type(error).__name__}") from error
-    check_objects(objects, same)
+    check_objects(objects, same, identity=anchor)
     return objects
+
+
+def _content(evidence: Evidence) -> str:
+    """Return a digest of pixels and roi, and of the clinical values where there are some."""
+    pixels = digest_arrays([evidence.roi.volume.array, *(image.volume.array for image in evidence.volumes.values())])
+    return "\x1f".join([pixels, *sorted(f"{v.name}={v.value!r} {v.source}" for v in evidence.clinical)])
 
 
 def _key(anchor: Dataset, sources: Sequence[Dataset], context: ReportContext, *, content: str, model: str) -> ResultKey:

@@ -14,7 +14,7 @@ from structured_reports import codes, wording
 from structured_reports.attributes import SC_SERIES, Run, stamp
 from structured_reports.heatmap import draw_heatmap
 from structured_reports.report import key_slice
-from structured_reports.source import normalise_source
+from structured_reports.source import frame_numbers, normalise_source
 from structured_reports.summary import draw_summary
 
 _LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
@@ -38,8 +38,12 @@ def build_captures(prediction: Prediction, evidence: Evidence, run: Run) -> list
                 page[keyword] = source[keyword]
         page.BurnedInAnnotation = "YES" if source.get("BurnedInAnnotation") == "YES" else "NO"
         pages.append(page)
+    status = prediction.bundle_status
+    what = "Grad-CAM" if evidence.activation_maps else "summary"
+    description = wording.series_description(prediction.finding, what, version=run.context.version, status=status)
     for page in pages:
-        stamp(page, run, description=wording.series_description(prediction, "Grad-CAM" if evidence.activation_maps else "summary"))
+        page.DerivationDescription = wording.mark(status) + page.DerivationDescription
+        stamp(page, run, description=description)
     return pages
 
 
@@ -72,5 +76,7 @@ def _reference(source: Dataset) -> Dataset:
     """Return an item of Source Image Sequence (PS3.3 C.7.6.1.1.4)."""
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    if numbers := frame_numbers(source):
+        item.ReferencedFrameNumber = numbers
     item.PurposeOfReferenceCodeSequence = [codes.concept(codes.SOURCE_IMAGE)]
     return item

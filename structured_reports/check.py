@@ -16,15 +16,25 @@ from pipelines.types import FloatArray
 from structured_reports.source import IDENTITY, name_bytes, normalise_source
 
 _GEOMETRY_TOLERANCE = 1e-3  # mm, or a direction cosine's difference
+_PATIENT_AND_STUDY = ("PatientID", "StudyInstanceUID")
 _NAMES = ("PatientName", "ReferringPhysicianName")
 _MAX_UID = 64  # characters, PS3.5 9.1
 
 
-def check_objects(objects: Sequence[Dataset], sources: Sequence[Dataset]) -> None:
+def check_objects(objects: Sequence[Dataset], sources: Sequence[Dataset], *, identity: Dataset) -> None:
     """Hold every object against its sources and the others.
 
-    Identity equals the source's (names byte by byte), every referenced instance is a source or one of the objects, the segmentation has
-    the geometry of its source, numbers are finite, the research flags stand, nothing private is in it, and it can be encoded.
+    Patient and study equal those of ``identity`` (names byte by byte), every referenced instance is a source or one of the objects, the
+    segmentation has the geometry of its source, numbers are finite, the research flags stand, nothing private is in it, and it can be
+    encoded.
+
+    Parameters
+    ----------
+    sources
+        Headers of the instances that the objects may refer to: of the same patient and study, though other attributes of theirs may
+        differ between series.
+    identity
+        The header from which the objects took patient and study.
 
     Raises
     ------
@@ -34,11 +44,15 @@ def check_objects(objects: Sequence[Dataset], sources: Sequence[Dataset]) -> Non
     if not objects:
         raise ResultError("there is no object to send")
     normalised = [normalise_source(source) for source in sources]
+    anchor = normalise_source(identity)
+    for source in normalised:
+        if strange := [keyword for keyword in _PATIENT_AND_STUDY if source[keyword].value != anchor[keyword].value]:
+            raise ResultError(f"source {source.SOPInstanceUID}: {strange[0]} differs from that of {anchor.SOPInstanceUID}")
     known = {str(d.SOPInstanceUID) for d in (*normalised, *objects)}
     if len({d.SOPInstanceUID for d in objects}) < len(objects):
         raise ResultError("two result objects have the same SOPInstanceUID")
     for d in objects:
-        _check_identity(d, normalised[0])
+        _check_identity(d, anchor)
         _check_flags(d)
         _check_elements(d, known)
         if d.SOPClassUID == SegmentationStorage:

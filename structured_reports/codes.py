@@ -85,6 +85,7 @@ FLAG = Code("FLAG", PRIVATE, "Flag")
 OMITTED = Code("OMITTED", PRIVATE, "Measurement omitted")
 MODEL = Code("MODEL", PRIVATE, "Model")
 SEGMENTER = Code("SEGMENTER", PRIVATE, "Segmentation network")
+CLINICAL = Code("CLINICAL", PRIVATE, "Clinical value used")
 
 REASON = Code("REASON", PRIVATE, "Reason")
 FOUND = Code("FOUND", PRIVATE, "Found in the study")
@@ -96,6 +97,7 @@ REFUSALS = {
     "UNDECODABLE_PIXELS": Code("R.PIXELS", PRIVATE, "Pixel data cannot be decoded"),
     "MISSING_ROI": Code("R.ROI", PRIVATE, "There is no usable region of interest"),
     "MISSING_CLINICAL": Code("R.CLINICAL", PRIVATE, "A required clinical value is not known"),
+    "INCOMPLETE": Code("R.INCOMPLETE", PRIVATE, "The study is not complete"),
     "MIXED_PATIENTS": Code("R.PATIENTS", PRIVATE, "Images of several patients in one study"),
 }
 REFUSAL_OTHER = Code("R.FAILURE", PRIVATE, "The analysis failed for a technical reason")

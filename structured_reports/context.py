@@ -17,11 +17,18 @@ _OFFSET = re.compile(r"([+-])(\d\d)(\d\d)$")
 
 @dataclass(frozen=True, slots=True)
 class Predecessor:
-    """The main SR that this result replaces."""
+    """The main SR that this result replaces, and when it was made, in the time zone of its source."""
 
     series_instance_uid: str
     sop_instance_uid: str
     sop_class_uid: str = Comprehensive3DSRStorage
+    created_at: datetime | None = None
+
+    @classmethod
+    def of(cls, report: Dataset) -> Predecessor:
+        """Return the predecessor that an SR of this package is."""
+        created_at = datetime.strptime(f"{report.ContentDate}{report.ContentTime}", "%Y%m%d%H%M%S")
+        return cls(str(report.SeriesInstanceUID), str(report.SOPInstanceUID), str(report.SOPClassUID), created_at)
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,8 @@ class ReportContext:
     spec
         The system that ran or was to run.
     created_at
-        Time of the job; the content date and time of every object.
+        Time of the job; the content date and time of every object. Best in the node's own time zone: where the source declares none, it
+        is written as it is, and readers take it for local time.
     station
         AE title of the node; the device serial number of the results.
     version

@@ -32,8 +32,13 @@ _CLASSES: dict[str, Any] = {
 }
 
 
-def build_root(run: Run, groups: list[sr.MeasurementsAndQualitativeEvaluations], *, library: sr.ContainerContentItem | None) -> Dataset:
-    """Return the root of TID 1500 around measurement groups and, where there is one, an image library."""
+def build_root(
+    run: Run, groups: list[sr.MeasurementsAndQualitativeEvaluations], *, notice: str, library: sr.ContainerContentItem | None
+) -> Dataset:
+    """Return the root of TID 1500 around measurement groups and, where there is one, an image library.
+
+    ``notice`` is a Comment before everything that was found: TID 1500 is extensible, and only its header rows come first.
+    """
     context = run.context
     observer = sr.ObserverContext(
         observer_type=sr.CodedConcept("121007", "DCM", "Device"),
@@ -54,8 +59,10 @@ def build_root(run: Run, groups: list[sr.MeasurementsAndQualitativeEvaluations],
         language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(codes.concept(codes.ENGLISH)),
     )
     root: Dataset = report[0]
-    if library is not None:
-        root.ContentSequence.insert(len(root.ContentSequence) - 1, library)  # before Imaging Measurements, TID 1500
+    comment = sr.TextContentItem(codes.concept(codes.COMMENT), run.text(notice), sr.RelationshipTypeValues.CONTAINS)
+    for item in (comment, library):
+        if item is not None:
+            root.ContentSequence.insert(len(root.ContentSequence) - 1, item)  # before Imaging Measurements, TID 1500
     return root
 
 

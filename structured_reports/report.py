@@ -19,7 +19,7 @@ from structured_reports import codes, wording
 from structured_reports.attributes import Run
 from structured_reports.document import build_document, build_root
 from structured_reports.segmentation import TUMOUR_TRACKING, tumour_tracking_uid
-from structured_reports.source import has_undeclared_text, normalise_source
+from structured_reports.source import frame_numbers, has_undeclared_text, normalise_source
 from structured_reports.uids import derive_uid
 
 _CONTAINS = sr.RelationshipTypeValues.CONTAINS
@@ -45,8 +45,10 @@ def build_report(sources: Sequence[Dataset], prediction: Prediction, evidence: E
         _contribution_group(prediction, evidence, run),
         _quality_group(prediction, evidence, run),
     ]
-    root = build_root(run, [g for g in groups if g is not None], library=_image_library(evidence))
-    return build_document(root, [*sources, seg], run, description=wording.series_description(prediction, ""))
+    notice = wording.notice(run.context, prediction.bundle_status)
+    root = build_root(run, [g for g in groups if g is not None], notice=notice, library=_image_library(evidence))
+    description = wording.series_description(prediction.finding, "", version=run.context.version, status=prediction.bundle_status)
+    return build_document(root, [*sources, seg], run, description=description)
 
 
 def build_refusal_report(sources: Sequence[Dataset], refusal: Refusal, run: Run) -> Dataset:
@@ -57,10 +59,7 @@ def build_refusal_report(sources: Sequence[Dataset], refusal: Refusal, run: Run)
         _text(codes.COMMENT, f"NO RESULT - {word}. {refusal.title} was not computed. This is not a negative result.", run),
         *(_text(codes.REASON, reason, run) for reason in refusal.reasons),
     ]
-    tail = [
-        *(_text(codes.FOUND, line, run) for line in refusal.found),
-        _text(codes.COMMENT, f"{wording.RESEARCH_USE}. {wording.UNVERIFIED}", run),
-    ]
+    tail = [_text(codes.FOUND, line, run) for line in refusal.found]
     evaluations = [
         _evaluate(codes.REFUSAL, codes.REFUSALS.get(refusal.code, codes.REFUSAL_OTHER)),
         _evaluate(codes.RUN_STATUS, codes.NONE_SUCCEEDED),
@@ -70,8 +69,9 @@ def build_refusal_report(sources: Sequence[Dataset], refusal: Refusal, run: Run)
         finding_sites=[sr.FindingSite(codes.concept(run.context.spec.site))],
         qualitative_evaluations=evaluations,
     )
-    root = build_root(run, [_with_notes(group, head=head, tail=tail)], library=None)
-    return build_document(root, sources, run, description=f"[RUO] AI {name} {word}")
+    root = build_root(run, [_with_notes(group, head=head, tail=tail)], notice=wording.notice(run.context), library=None)
+    description = wording.series_description(run.context.spec.finding, word, version=run.context.version)
+    return build_document(root, sources, run, description=description)
 
 
 def key_slice(evidence: Evidence, role: SeriesRole) -> int:
@@ -79,9 +79,14 @@ def key_slice(evidence: Evidence, role: SeriesRole) -> int:
     return int(np.argmax(np.count_nonzero(evidence.rois[role].array, axis=(1, 2))))
 
 
-def risk(prediction: Prediction) -> Code:
-    """Return the risk category: low or high on either side of the threshold, moderate where the interval spans it."""
-    if prediction.interval and prediction.interval[0] < prediction.threshold <= prediction.interval[1]:
+def risk(prediction: Prediction) -> Code | None:
+    """Return the risk category: low or high on either side of the threshold, moderate where the interval spans it.
+
+    Without an interval there is none, as it would say no more than the call.
+    """
+    if not prediction.interval:
+        return None
+    if prediction.interval[0] < prediction.threshold <= prediction.interval[1]:
         return codes.MODERATE_RISK
     return codes.HIGH_RISK if prediction.call == "positive" else codes.LOW_RISK
 
@@ -95,33 +100,35 @@ def _prediction_group(prediction: Prediction, evidence: Evidence, run: Run) -> s
         finding_type=codes.concept(kind) if kind else None,
         finding_sites=[sr.FindingSite(codes.concept(spec.site))],
         algorithm_id=_algorithm(prediction, run),
-        measurements=[*_probabilities(prediction), _number(codes.THRESHOLD, wording.percent(prediction.threshold), codes.PERCENT)],
+        measurements=_probabilities(prediction),
         qualitative_evaluations=[
             _evaluate(codes.CALL, codes.call_value(finding, prediction.call, run.text(wording.call_words(spec, prediction)))),
-            _evaluate(codes.RISK, risk(prediction)),
+            *([_evaluate(codes.RISK, category)] if (category := risk(prediction)) else []),
         ],
     )
-    head = [
-        _text(codes.COMMENT, wording.notice(prediction.bundle_status), run),
-        _text(codes.COMMENT, f"{prediction.title}. {wording.summary(spec, prediction)}", run),
+    words = f"{wording.banner(prediction.bundle_status)}. {prediction.title}. {wording.summary(spec, prediction)}"
+    images = [
+        sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID, frame_numbers(image))
+        for image in _key_images(evidence).values()
     ]
-    images = [sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID) for image in _key_images(evidence).values()]
-    return _with_notes(group, head=head, tail=images)
+    return _with_notes(group, head=[_text(codes.COMMENT, words, run)], tail=images)
 
 
 def _probabilities(prediction: Prediction) -> list[sr.Measurement]:
-    """Return the probability, with its bounds as the widths of TID 310 and as numbers of their own, which viewers show."""
-    finding, value = prediction.finding, wording.percent(prediction.probability)
+    """Return probability and threshold, and the bounds as the widths of TID 310 and as numbers of their own, which viewers show."""
+    finding, places = prediction.finding, wording.decimals(prediction)
+    value, threshold = (wording.percent(p, places) for p in (prediction.probability, prediction.threshold))
     if not prediction.interval:
-        return [_number(finding, value, codes.PERCENT)]
-    low, high = (wording.percent(bound) for bound in prediction.interval)
+        return [_percentage(finding, value), _percentage(codes.THRESHOLD, threshold)]
+    low, high = (wording.percent(bound, places) for bound in prediction.interval)
     widths = sr.MeasurementProperties(
-        upper_measurement_uncertainty=round(high - value, 1), lower_measurement_uncertainty=round(value - low, 1)
+        upper_measurement_uncertainty=round(high - value, places), lower_measurement_uncertainty=round(value - low, places)
     )
     return [
-        sr.Measurement(codes.concept(finding), value, codes.concept(codes.PERCENT), properties=widths),
-        _number(codes.lower_bound(finding), low, codes.PERCENT),
-        _number(codes.upper_bound(finding), high, codes.PERCENT),
+        _percentage(finding, value, properties=widths),
+        _percentage(codes.lower_bound(finding), low),
+        _percentage(codes.upper_bound(finding), high),
+        _percentage(codes.THRESHOLD, threshold),
     ]
 
 
@@ -177,6 +184,7 @@ def _quality_group(prediction: Prediction, evidence: Evidence, run: Run) -> sr.M
     notes.append((codes.ROI_NOTE, f"{wording.region_words(evidence)}; {evidence.roi.description}"))
     if evidence.segmenter:
         notes.append((codes.SEGMENTER, evidence.segmenter))
+    notes += [(codes.CLINICAL, wording.clinical_words(value)) for value in evidence.clinical]
     notes.append((codes.MODEL, wording.model_identity(prediction)))
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking("QC", run),
@@ -191,7 +199,9 @@ def _image_library(evidence: Evidence) -> sr.ContainerContentItem:
     group = sr.ContainerContentItem(codes.concept(codes.IMAGE_LIBRARY_GROUP), relationship_type=_CONTAINS)
     group.ContentSequence = sr.ContentSequence()
     for role, image in _key_images(evidence).items():
-        item = sr.ImageContentItem(codes.concept(codes.SOURCE), image.SOPClassUID, image.SOPInstanceUID, relationship_type=_CONTAINS)
+        item = sr.ImageContentItem(
+            codes.concept(codes.SOURCE), image.SOPClassUID, image.SOPInstanceUID, frame_numbers(image), relationship_type=_CONTAINS
+        )
         item.ContentSequence = sr.ContentSequence()
         modality = codes.MODALITIES.get(image.Modality)
         described = [(codes.MODALITY, modality), (codes.SERIES_ROLE, codes.ROLES.get(role))]
@@ -226,6 +236,10 @@ def _tracking(name: str, run: Run) -> sr.TrackingIdentifier:
     """Name a group; OHIF throws on groups without a tracking UID."""
     uid = derive_uid("tracking", run.source.StudyInstanceUID, run.context.spec.name, name)
     return sr.TrackingIdentifier(uid=uid, identifier=name)
+
+
+def _percentage(name: Code, value: float, *, properties: sr.MeasurementProperties | None = None) -> sr.Measurement:
+    return sr.Measurement(codes.concept(name), value, codes.concept(codes.PERCENT), properties=properties)
 
 
 def _number(name: Code, value: float, unit: Code) -> sr.Measurement:

@@ -8,7 +8,7 @@ import highdicom as hd
 import numpy as np
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom import Dataset
-from pydicom.uid import SegmentationStorage
+from pydicom.uid import MRImageStorage, SegmentationStorage
 
 from pipelines.errors import ResultError
 from pipelines.types import Evidence, ImageVolume, Prediction, Roi, RoiOrigin
@@ -36,7 +36,7 @@ def build_segmentation(evidence: Evidence, prediction: Prediction, run: Run) -> 
     ResultError
         The roi is empty, is not on the grid of its series, or the series is one that a Segmentation cannot refer to.
     """
-    roi, image = evidence.roi, evidence.volumes[evidence.roi.role]
+    roi, image, status = evidence.roi, evidence.volumes[evidence.roi.role], prediction.bundle_status
     _check_grid(roi, image)
     seg = Segmentation(
         source_images=_carriers(image),
@@ -52,12 +52,13 @@ def build_segmentation(evidence: Evidence, prediction: Prediction, run: Run) -> 
         software_versions=run.context.software_version,
         device_serial_number=run.context.station,
         content_label="CERVICAL_TUMOUR",
-        content_description=run.text(f"{TUMOUR} {wording.region_words(evidence)}")[: codes.MAX_MEANING],
+        content_description=run.text(f"{wording.mark(status)}{TUMOUR} {wording.region_words(evidence)}")[: codes.MAX_MEANING],
         content_creator_name="Cervinode^AI",
         omit_empty_frames=True,
     )
     _identify_segment_per_frame(seg)
-    stamp(seg, run, description=wording.series_description(prediction, "SEG"))
+    _refer_to_frames(seg, image)
+    stamp(seg, run, description=wording.series_description(prediction.finding, "SEG", version=run.context.version, status=status))
     return seg
 
 
@@ -66,7 +67,7 @@ def _check_grid(roi: Roi, image: ImageVolume) -> None:
     if not roi.volume.array.any():
         raise ResultError(f"{where} is empty: there is nothing to segment")
     if any(int(d.get("NumberOfFrames") or 1) > 1 for d in image.sources):
-        raise ResultError(f"{where}: a Segmentation of multi-frame sources is not written yet")
+        raise ResultError(f"{where}: a multi-frame source is not given frame by frame")
     if missing := [d.SOPInstanceUID for d in image.sources if not d.get("FrameOfReferenceUID")]:
         raise ResultError(f"{where}: source {missing[0]} has no Frame of Reference UID")
     shape = (len(image.sources), int(image.sources[0].Rows), int(image.sources[0].Columns))
@@ -81,7 +82,9 @@ def _check_grid(roi: Roi, image: ImageVolume) -> None:
 
 def _carriers(image: ImageVolume) -> list[Dataset]:
     carriers = [carrier(normalise_source(source)) for source in image.sources]
-    for header in carriers:
+    for header, source in zip(carriers, image.sources, strict=True):
+        if hasattr(source, "frame_number"):
+            header.SOPClassUID = MRImageStorage  # highdicom takes slices or one whole instance; _refer_to_frames puts it right
         header.setdefault("PositionReferenceIndicator", "")
         if not header.get("SliceThickness"):
             header.SliceThickness = round(float(image.volume.spacing[0]), 6)
@@ -110,6 +113,26 @@ def _describe(evidence: Evidence, prediction: Prediction, run: Run) -> SegmentDe
         anatomic_regions=[codes.concept(codes.CERVIX)],
         display_color=_COLOUR,
     )
+
+
+def _refer_to_frames(seg: Segmentation, image: ImageVolume) -> None:
+    """Name the frames of a multi-frame source, which highdicom was given one by one, and its instance once."""
+    numbers = [getattr(source, "frame_number", None) for source in image.sources]
+    if all(number is None for number in numbers):
+        return
+    classes = {source.SOPInstanceUID: source.SOPClassUID for source in image.sources}
+    positions = np.asarray([source.ImagePositionPatient for source in image.sources], dtype=float)
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        position = np.asarray(frame.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+        number = numbers[int(np.linalg.norm(positions - position, axis=1).argmin())]
+        for derivation in frame.get("DerivationImageSequence", []):
+            for source in derivation.SourceImageSequence:
+                source.ReferencedFrameNumber = number
+    for series in seg.ReferencedSeriesSequence:
+        unique = {item.ReferencedSOPInstanceUID: item for item in series.ReferencedInstanceSequence}
+        series.ReferencedInstanceSequence = list(unique.values())
+    for item in (i for element in seg.iterall() if element.VR == "SQ" for i in element.value if "ReferencedSOPClassUID" in i):
+        item.ReferencedSOPClassUID = classes.get(item.ReferencedSOPInstanceUID, item.ReferencedSOPClassUID)
 
 
 def _identify_segment_per_frame(seg: Segmentation) -> None:

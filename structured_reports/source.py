@@ -7,12 +7,13 @@ and the scanner's equipment therefore cannot leak into results.
 from __future__ import annotations
 
 import copy
+import math
 import re
 import warnings
 
 import pydicom.charset
 from pydicom import DataElement, Dataset
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.multival import MultiValue
 from pydicom.valuerep import DA, TM, PersonName
 
@@ -87,6 +88,7 @@ _IMAGE = (
 _KEPT_CHARACTER_SETS = frozenset({"", "ISO_IR 6", "ISO_IR 100", "ISO_IR 192", "GB18030", "GBK"})
 _UTF_8 = "ISO_IR 192"
 _ESCAPE = re.compile("\x1b[$()*+,\\-./]+[@-~]")  # ISO 2022 designations that decoding may leave behind
+_NUMBER_VRS = frozenset({"DS", "IS"})
 _TEXT_VRS = frozenset({"LO", "LT", "SH", "ST", "UC", "UT"})
 
 
@@ -94,6 +96,7 @@ def normalise_source(header: Dataset) -> Dataset:
     """Return a copy of a source header with just the attributes that results may use.
 
     Absent type 2 attributes become empty, a sex outside M, F and O becomes empty, and dates and times that are none become empty.
+    Numbers that are none, such as ``70,5``, are left out.
     Text keeps its bytes where its character set allows, and is decoded for UTF-8 otherwise.
 
     Raises
@@ -109,7 +112,7 @@ def normalise_source(header: Dataset) -> Dataset:
     if declared or not kept:
         out.SpecificCharacterSet = declared if kept else _UTF_8
     for keyword in (*IDENTITY, *_INSTANCE, *_IMAGE):
-        if keyword in header:
+        if _is_readable(header, keyword):
             out.add(_copy_element(header[keyword], decode=not kept))
     for keyword in _TYPE_2:
         if keyword not in out:
@@ -119,7 +122,13 @@ def normalise_source(header: Dataset) -> Dataset:
     for keyword in ("PatientBirthDate", "StudyDate", "StudyTime"):
         if not _is_date_or_time(out[keyword]):
             setattr(out, keyword, "")
+    out.frame_number = getattr(header, "frame_number", None)  # of a multi-frame instance, from 1; no element
     return out
+
+
+def frame_numbers(source: Dataset) -> list[int] | None:
+    """Return what a reference to a normalised header names beside the instance: the frame, or ``None`` for a single-frame image."""
+    return None if source.frame_number is None else [source.frame_number]
 
 
 def carrier(source: Dataset) -> Dataset:
@@ -164,6 +173,20 @@ def fit_text(text: str, character_set: str) -> str:
     """Return the text with every character that the character set cannot hold replaced by a question mark."""
     encoding = pydicom.charset.convert_encodings(character_set or None)[0]
     return text.encode(encoding, errors="replace").decode(encoding)
+
+
+def _is_readable(header: Dataset, keyword: str) -> bool:
+    """Tell whether the header has the attribute, and, where it is to hold numbers, finite ones."""
+    if keyword not in header:
+        return False
+    if dictionary_VR(keyword) not in _NUMBER_VRS:
+        return True
+    try:
+        value = header[keyword].value
+        numbers = value if isinstance(value, MultiValue | list) else [] if value in (None, "") else [value]
+        return all(math.isfinite(float(number)) for number in numbers)
+    except (ValueError, TypeError, OverflowError):  # from pydicom, which converts on the first access
+        return False
 
 
 def _copy_element(element: DataElement, *, decode: bool) -> DataElement:

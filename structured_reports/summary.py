@@ -27,7 +27,8 @@ def draw_summary(prediction: Prediction, evidence: Evidence, context: ReportCont
     page.text((_MARGIN, 10), wording.banner(prediction.bundle_status), size=26, colour=WARNING)
     page.text((_WIDTH - _MARGIN, 16), "Research software, unverified", size=17, colour=MUTED, anchor="ra")
     page.box(_MARGIN, 48, _WIDTH - _MARGIN, 49, LINE)
-    page.text((_MARGIN, 60), prediction.title, size=26, width=_WIDTH - 2 * _MARGIN)
+    wide = page.text((_WIDTH - _MARGIN, 66), wording.version_words(context), size=17, anchor="ra")
+    page.text((_MARGIN, 60), prediction.title, size=26, width=_WIDTH - 2 * _MARGIN - (wide + 24 if wide else 0))
     _draw_probability(page, prediction, context)
     _draw_contributions(page, evidence, context.spec.top_contributions)
     _write_facts(page, prediction, evidence)
@@ -40,33 +41,33 @@ def draw_summary(prediction: Prediction, evidence: Evidence, context: ReportCont
 
 def _draw_probability(page: Page, prediction: Prediction, context: ReportContext) -> None:
     """Write the probability and the call, over a bar from 0 to 100 % with the threshold marked."""
-    value, threshold = wording.percent(prediction.probability), wording.percent(prediction.threshold)
+    places = wording.decimals(prediction)
+    value, threshold = (wording.percent(p, places) for p in (prediction.probability, prediction.threshold))
     colour = FOR if prediction.call == "positive" else AGAINST
-    wide = page.text((_MARGIN, 98), wording.percent_words(prediction.probability), size=84, colour=colour)
+    wide = page.text((_MARGIN, 98), wording.percent_words(prediction.probability, places), size=84, colour=colour)
     x = _MARGIN + wide + 36
     page.text((x, 112), wording.call_words(context.spec, prediction), size=27, width=_WIDTH - _MARGIN - x)
     side = "at or above" if prediction.call == "positive" else "below"
-    words = f"Probability {side} the decision threshold of {threshold:.1f} %"
+    words = f"Probability {side} the decision threshold of {threshold:.{places}f} %"
     if prediction.interval:
-        low, high = (wording.percent(bound) for bound in prediction.interval)
-        words += f"; interval {low:.1f} to {high:.1f} %"
-    page.text((x, 152), words, size=19, colour=MUTED, width=_WIDTH - _MARGIN - x)
+        low, high = (wording.percent(bound, places) for bound in prediction.interval)
+        words += f"; interval {low:.{places}f} to {high:.{places}f} %"
+    page.paragraph((x, 152), words, size=19, width=_WIDTH - _MARGIN - x, lines=2, colour=MUTED)
     left, right, top, bottom = _MARGIN, _WIDTH - _MARGIN, 212, 236
     scale = (right - left) / 100
     page.box(left, top, right, bottom, PANEL)
     page.box(left, top, left + value * scale, bottom, colour)
     if prediction.interval:
-        low, high = (left + wording.percent(bound) * scale for bound in prediction.interval)
+        low, high = (left + wording.percent(bound, places) * scale for bound in prediction.interval)
         page.box(low, bottom + 5, max(high, low + 2), bottom + 8, MUTED)
     mark = left + threshold * scale
     page.box(mark - 3, top - 8, mark + 3, bottom + 8, (0, 0, 0))
     page.box(mark - 1, top - 8, mark + 2, bottom + 8, TEXT)
-    _write_bar_labels(page, mark, threshold, left, right, bottom + 11)
+    _write_bar_labels(page, mark, f"threshold {threshold:.{places}f} %", left, right, bottom + 11)
 
 
-def _write_bar_labels(page: Page, mark: float, threshold: float, left: int, right: int, y: int) -> None:
+def _write_bar_labels(page: Page, mark: float, label: str, left: int, right: int, y: int) -> None:
     """Write 0 %, 100 % and the threshold below the bar, where they do not meet."""
-    label = f"threshold {threshold:.1f} %"
     half = 76
     page.text((min(max(mark, left + half), right - half), y), label, size=17, anchor="ma")
     if mark > left + 130:

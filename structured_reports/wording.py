@@ -6,13 +6,26 @@ import re
 from collections.abc import Mapping
 
 from pipelines.spec import PipelineSpec
-from pipelines.types import BundleStatus, Contribution, Evidence, ImageVolume, Measurement, Prediction, RoiOrigin, SeriesRole
+from pipelines.types import (
+    BundleStatus,
+    ClinicalValue,
+    Code,
+    Contribution,
+    Evidence,
+    ImageVolume,
+    Measurement,
+    Prediction,
+    RoiOrigin,
+    SeriesRole,
+)
 from structured_reports import codes
+from structured_reports.context import ReportContext
 
 UNVERIFIED = "Software output, not verified by a physician."
 RESEARCH_USE = "RESEARCH USE ONLY"
 _BANNERS = {BundleStatus.DEMO: "DEMO MODEL - NOT FOR CLINICAL USE"}
 _MAX_WORDS = codes.MAX_MEANING - len("SHAP ")
+_MAX_DECIMALS = 4  # of a percentage
 _LOG = re.compile(r"log-sigma-(\d+)-(\d+)-mm-3D")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _CLASSES = {
@@ -34,34 +47,57 @@ _ROI_BY = {
 
 
 def banner(status: BundleStatus) -> str:
-    """Return what every page and report begins with."""
+    """Return what every page begins with."""
     return _BANNERS.get(status, RESEARCH_USE)
 
 
-def notice(status: BundleStatus) -> str:
-    """Return the banner with what it means."""
-    words = [banner(status)] if banner(status) == RESEARCH_USE else [banner(status), RESEARCH_USE]
-    return ". ".join([*words, UNVERIFIED])
+def notice(context: ReportContext, status: BundleStatus | None = None) -> str:
+    """Return what a report begins with: the banner, what it means, and the version; ``status`` as in :func:`series_description`."""
+    first = banner(status) if status else RESEARCH_USE
+    words = [first] if first == RESEARCH_USE else [first, RESEARCH_USE]
+    version = version_words(context)
+    return ". ".join([*words, UNVERIFIED]) + (f" {version}." if version else "")
 
 
-def series_description(prediction: Prediction, what: str) -> str:
-    """Return a series description whose first 22 characters, all that viewers show, hold the warning."""
-    demo = "DEMO " if prediction.bundle_status is BundleStatus.DEMO else ""
-    return " ".join(f"[RUO] {demo}AI {codes.stem(prediction.finding)} {what}".split())[: codes.MAX_MEANING]
+def mark(status: BundleStatus) -> str:
+    """Return what descriptions of the objects begin with: a word for a demo bundle, nothing for others."""
+    return "DEMO " if status is BundleStatus.DEMO else ""
 
 
-def percent(probability: float) -> float:
-    """Return a probability in percent with one decimal."""
-    return round(100.0 * probability, 1)
+def series_description(finding: Code, what: str, *, version: int, status: BundleStatus | None = None) -> str:
+    """Return a series description whose first 22 characters, all that viewers show, hold the warning.
+
+    ``status`` is that of the bundle, where one was used. The version is named from the second on.
+    """
+    words = ["[RUO]", mark(status) if status else "", "AI", codes.stem(finding), f"v{version}" if version > 1 else "", what]
+    return " ".join(" ".join(words).split())[: codes.MAX_MEANING]
 
 
-def percent_words(probability: float) -> str:
-    """Write a probability in percent, never as certainty."""
-    if 0.9995 <= probability < 1.0:
-        return "> 99.9 %"
-    if 0.0 < probability < 0.0005:
-        return "< 0.1 %"
-    return f"{percent(probability):.1f} %"
+def version_words(context: ReportContext) -> str:
+    """Say which version this is and what it replaces; empty for the first."""
+    if context.version == 1:
+        return ""
+    before = context.predecessor.created_at if context.predecessor else None
+    return f"Version {context.version}" + (f", replaces the result of {before:%Y-%m-%d %H:%M:%S}" if before else "")
+
+
+def decimals(prediction: Prediction) -> int:
+    """Return with how many decimals to write percentages: one, or more where probability and threshold would look the same."""
+    pair = (prediction.probability, prediction.threshold)
+    return next((n for n in range(1, _MAX_DECIMALS + 1) if percent(pair[0], n) != percent(pair[1], n)), 1)
+
+
+def percent(probability: float, places: int) -> float:
+    """Return a probability in percent with so many decimals, never as certainty: with one, 0.1 to 99.9."""
+    least = 10.0**-places
+    return round(min(max(100.0 * probability, least), 100.0 - least), places)
+
+
+def percent_words(probability: float, places: int) -> str:
+    """Write a probability in percent with so many decimals, never as certainty."""
+    value, half = 100.0 * probability, 10.0**-places / 2
+    sign = "> " if value >= 100.0 - half else "< " if value < half else ""
+    return f"{sign}{percent(probability, places):.{places}f} %"
 
 
 def call_words(spec: PipelineSpec, prediction: Prediction) -> str:
@@ -72,13 +108,13 @@ def call_words(spec: PipelineSpec, prediction: Prediction) -> str:
 
 def summary(spec: PipelineSpec, prediction: Prediction) -> str:
     """Return the result in one sentence."""
-    bounds = ""
+    places, bounds = decimals(prediction), ""
     if prediction.interval:
-        low, high = (percent(bound) for bound in prediction.interval)
-        bounds = f" ({low:.1f} to {high:.1f} %)"
+        low, high = (percent(bound, places) for bound in prediction.interval)
+        bounds = f" ({low:.{places}f} to {high:.{places}f} %)"
     return (
-        f"{call_words(spec, prediction)}: probability {percent_words(prediction.probability)}{bounds}, "
-        f"decision threshold {percent_words(prediction.threshold)}."
+        f"{call_words(spec, prediction)}: probability {percent_words(prediction.probability, places)}{bounds}, "
+        f"decision threshold {percent_words(prediction.threshold, places)}."
     )
 
 
@@ -90,6 +126,11 @@ def model_identity(prediction: Prediction) -> str:
 def region_words(evidence: Evidence) -> str:
     """Say on which sequence the region was drawn and by whom."""
     return f"on {evidence.roi.role}, {_ROI_BY[evidence.roi.origin]}"
+
+
+def clinical_words(value: ClinicalValue) -> str:
+    """Say what a clinical value is and whose."""
+    return f"{value.name.replace('_', ' ')}: {value.words} ({value.source})"
 
 
 def series_words(image: ImageVolume) -> str:
@@ -119,6 +160,8 @@ def feature_words(contribution: Contribution) -> str:
     role, _, block = contribution.group.partition(":")
     if block == "cnn":
         return f"{role} deep feature {contribution.feature}"
+    if block == "value":
+        return f"{role.lower()} value {contribution.feature.replace('_', ' ')}"[:_MAX_WORDS]
     image, _, rest = contribution.feature.partition("_")
     kind, _, name = rest.partition("_")
     if not name:

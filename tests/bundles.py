@@ -16,10 +16,13 @@ _OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
 _CHANNELS = 4
 
 
-def write_bundle(root: Path, spec: PipelineSpec, *, version: str = "test-1", with_segmenter: bool = True) -> Path:
+def write_bundle(
+    root: Path, spec: PipelineSpec, *, version: str = "test-1", with_segmenter: bool = True, with_imaging_only: bool = True
+) -> Path:
     """Write a bundle for ``spec`` below ``root`` and return its folder.
 
-    The classifier is a logistic regression on one radiomic and, if the system has networks, one deep feature per sequence.
+    The classifier is a logistic regression on one radiomic and, if the system has networks, one deep feature per sequence, and on each
+    clinical value that the system declares; the imaging-only one does without these.
     """
     folder = root / spec.name / version
     folder.mkdir(parents=True)
@@ -35,9 +38,8 @@ def write_bundle(root: Path, spec: PipelineSpec, *, version: str = "test-1", wit
         _save(segmenter_graph(), folder / "segmenter.onnx")
         segmenter = {"file": "segmenter.onnx", "network": "threshold", "role": spec.roi.role, "spacing_mm": 2.0}
         segmenter["input"] = {"name": "image", "shape": [-1, 1, 64, 64], "axes": "ncyx", "range": "z-score"}
-    weights = np.linspace(0.5, -0.3, len(names))
-    _save(classifier_graph(weights), folder / "classifier.onnx")
-    np.save(folder / "background.npy", np.random.default_rng(0).normal(size=(8, len(names))))
+    decision = _write_decision(folder, "classifier", [*names, *(f"CLINICAL:value:{one.name}" for one in spec.clinical)])
+    imaging_only = _write_decision(folder, "imaging", names) if spec.clinical and with_imaging_only else None
     manifest = {
         "format_version": 1,
         "system": spec.name,
@@ -47,21 +49,30 @@ def write_bundle(root: Path, spec: PipelineSpec, *, version: str = "test-1", wit
         "method_digest": spec.method_digest(),
         "segmenter": segmenter,
         "cnns": cnns,
-        "decision": {
-            "file": "classifier.onnx",
-            "classifier": "logistic regression",
-            "features": [{"name": n, "mean": 100.0, "std": 80.0, "low": -1e6, "high": 1e6} for n in names],
-            "platt": {"a": 1.1, "b": -0.2},
-            "threshold": 0.4,
-            "threshold_rule": "fixed for tests",
-            "background": "background.npy",
-        },
+        "decision": decision,
         "training": {"data": "synthetic", "description": "none", "n": 0, "events": 0, "seed": 0, "metrics": {}, "statement": "not trained"},
         "made_with": {},
         "files": {p.name: _entry(p) for p in sorted(folder.iterdir())},
     }
+    if imaging_only:
+        manifest["imaging_only"] = imaging_only
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     return folder
+
+
+def _write_decision(folder: Path, name: str, features: list[str]) -> dict:
+    """Write a classifier and its background; return the manifest's entry."""
+    _save(classifier_graph(np.linspace(0.5, -0.3, len(features))), folder / f"{name}.onnx")
+    np.save(folder / f"{name}_background.npy", np.random.default_rng(0).normal(size=(8, len(features))))
+    return {
+        "file": f"{name}.onnx",
+        "classifier": "logistic regression",
+        "features": [{"name": n, "mean": 100.0, "std": 80.0, "low": -1e6, "high": 1e6} for n in features],
+        "platt": {"a": 1.1, "b": -0.2},
+        "threshold": 0.4,
+        "threshold_rule": "fixed for tests",
+        "background": f"{name}_background.npy",
+    }
 
 
 def cnn_graph(size: int) -> onnx.ModelProto:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 FRAME_OF_REFERENCE = generate_uid(entropy_srcs=["tests", "frame"])
 STUDY = generate_uid(entropy_srcs=["tests", "study"])
@@ -40,6 +42,11 @@ DWI_B0 = Sequence(
 DWI_B800 = Sequence(
     5, "ep2d_diff", 75, 4000, {"ScanningSequence": "EP", "DiffusionBValue": 800.0}, shape=(16, 48, 48), spacing_mm=(5.0, 2.6, 2.6)
 )
+# What a multi-frame instance says per frame, or in other words.
+_FRAME_KEYWORDS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
+_FRAME_KEYWORDS += ("EchoTime", "RepetitionTime", "FlipAngle", "ScanningSequence", "SequenceVariant", "ScanOptions", "AcquisitionTime")
+_FRAME_KEYWORDS += ("AcquisitionDate", "TemporalPositionIdentifier", "RescaleSlope", "RescaleIntercept", "DiffusionDirectionality")
+_FRAME_KEYWORDS += ("StackID", "ContrastBolusAgent", "EchoTrainLength")
 OLNM_STUDY = (T1W, T2W_FS, DWI_B0, DWI_B800)
 
 
@@ -103,3 +110,74 @@ def _instance(sequence: Sequence, i: int, position: np.ndarray, pixels: np.ndarr
     d.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     d.file_meta.MediaStorageSOPClassUID, d.file_meta.MediaStorageSOPInstanceUID = d.SOPClassUID, d.SOPInstanceUID
     return d
+
+
+def make_enhanced(images: list[Dataset], *, instance: str = "enhanced") -> Dataset:
+    """Return an Enhanced MR instance (PS3.3 A.36) whose frames are single-frame images, in their order."""
+    first = images[0]
+    d = copy.deepcopy(first)
+    for keyword in (*_FRAME_KEYWORDS, "DiffusionBValue", "PixelData"):
+        if keyword in d:
+            del d[keyword]
+    d.SOPClassUID, d.SOPInstanceUID = EnhancedMRImageStorage, generate_uid(entropy_srcs=[str(first.SOPInstanceUID), instance])
+    d.NumberOfFrames, d.InstanceNumber = len(images), 1
+    d.ImageType = ["ORIGINAL", "PRIMARY", "MIXED", "NONE"]
+    d.AcquisitionDateTime = f"{first.AcquisitionDate}{first.AcquisitionTime}"
+    d.EchoPulseSequence = "GRADIENT" if "GR" in first.ScanningSequence else "SPIN"
+    d.EchoPlanarPulseSequence = "YES" if "EP" in first.ScanningSequence else "NO"
+    d.SpectrallySelectedSuppression = "FAT" if first.ScanOptions == "FS" else "NONE"
+    if agent := first.get("ContrastBolusAgent"):
+        item = Dataset()
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "C-17800", "SRT", agent
+        d.ContrastBolusAgentSequence = DicomSequence([item])
+    shared = Dataset()
+    shared.PixelMeasuresSequence = _group(first, "PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
+    shared.MRTimingAndRelatedParametersSequence = _group(first, "RepetitionTime", "FlipAngle", "EchoTrainLength")
+    d.SharedFunctionalGroupsSequence = DicomSequence([shared])
+    d.PerFrameFunctionalGroupsSequence = DicomSequence([_frame_groups(image) for image in images])
+    d.PixelData = b"".join(image.PixelData for image in images)
+    d.file_meta = copy.deepcopy(first.file_meta)
+    d.file_meta.MediaStorageSOPClassUID, d.file_meta.MediaStorageSOPInstanceUID = d.SOPClassUID, d.SOPInstanceUID
+    return d
+
+
+def _frame_groups(image: Dataset) -> Dataset:
+    frame = Dataset()
+    frame.PlanePositionSequence = _group(image, "ImagePositionPatient")
+    frame.PlaneOrientationSequence = _group(image, "ImageOrientationPatient")
+    frame.MREchoSequence = _group(image, EffectiveEchoTime=float(image.EchoTime))
+    frame.MRImageFrameTypeSequence = _group(image, FrameType=list(image.ImageType))
+    frame.MRModifierSequence = _group(image, InversionRecovery="NO")
+    acquired = f"{image.AcquisitionDate}{image.AcquisitionTime}"
+    content: dict[str, Any] = {"FrameAcquisitionDateTime": acquired, "StackID": str(image.get("StackID", "1"))}
+    if "TemporalPositionIdentifier" in image:
+        content["TemporalPositionIndex"] = int(image.TemporalPositionIdentifier)
+    frame.FrameContentSequence = _group(image, **content)
+    if "RescaleSlope" in image:
+        frame.PixelValueTransformationSequence = _group(image, "RescaleSlope", "RescaleIntercept")
+    if "DiffusionBValue" in image:
+        frame.MRDiffusionSequence = _group(image, "DiffusionBValue", "DiffusionDirectionality")
+    return frame
+
+
+def _group(image: Dataset, *keywords: str, **values: Any) -> DicomSequence:
+    item = Dataset()
+    for keyword in keywords:
+        if keyword in image:
+            setattr(item, keyword, image[keyword].value)
+    for keyword, value in values.items():
+        setattr(item, keyword, value)
+    return DicomSequence([item])
+
+
+def save(d: Dataset, folder: Path) -> Path:
+    """Write one instance under its UID."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{d.SOPInstanceUID}.dcm"
+    d.save_as(path, enforce_file_format=True)
+    return path
+
+
+def set_private(d: Dataset, creator: str, group: int, element: int, vr: str, value: Any) -> None:
+    """Write a private element under its creator."""
+    d.private_block(group, creator, create=True).add_new(element, vr, value)

@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import threading
 import time
+import zlib
 from io import BytesIO
 from typing import Any, Literal
 
@@ -63,6 +64,10 @@ TRANSFER_SYNTAXES = (
     JPEG2000,
 )
 
+_ACSE_TIMEOUT_S = 10.0  # a connection that asks for no association must not hold one of the places
+_MAX_INFLATED = 256 << 20  # bytes; far above any image that is sent deflated
+_INFLATE_STEP = 1 << 20  # bytes
+
 SUCCESS = 0x0000
 PROCESSING_FAILURE = 0x0110  # PS3.7 C.5.14
 DUPLICATE = 0x0111  # PS3.7 C.5.6: Duplicate SOP Instance
@@ -101,6 +106,7 @@ class Listener:
         self._ae = AE(settings.node.ae_title)
         self._ae.require_calling_aet = senders
         self._ae.require_called_aet = True
+        self._ae.acse_timeout = _ACSE_TIMEOUT_S
         self._ae.maximum_associations = settings.node.max_associations
         self._ae.maximum_pdu_size = settings.node.max_pdu_bytes
         for context in AllStoragePresentationContexts:
@@ -209,6 +215,8 @@ def _read_request(event: Any) -> tuple[ReceivedInstance, bytes]:
     meta.SourceApplicationEntityTitle = event.assoc.requestor.ae_title
     content = b"\x00" * 128 + b"DICM" + encode_file_meta(meta) + data_set
     syntax = UID(meta.TransferSyntaxUID)
+    if syntax.is_deflated:
+        _check_inflation(data_set)
     buffer = BytesIO(content)
     header = pydicom.dcmread(buffer, stop_before_pixels=True)
     _check_uids(header, event.request)
@@ -225,6 +233,17 @@ def _read_request(event: Any) -> tuple[ReceivedInstance, bytes]:
         received_at=time.time(),
     )
     return instance, content
+
+
+def _check_inflation(data_set: bytes) -> None:
+    """Refuse a deflated data set (PS3.5 A.5) that would fill the memory, without keeping what it inflates to."""
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    size, rest = 0, data_set
+    while rest:
+        size += len(inflate.decompress(rest, _INFLATE_STEP))
+        if size > _MAX_INFLATED:
+            raise StoreError(CANNOT_UNDERSTAND, f"the deflated data set holds more than {_MAX_INFLATED >> 20} MB")
+        rest = inflate.unconsumed_tail
 
 
 def _check_uids(header: Dataset, request: Any) -> None:

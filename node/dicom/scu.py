@@ -21,6 +21,7 @@ _MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd ids up to 255
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.4.2
 _DUPLICATE = 0x0111
+_OUT_OF_RESOURCES = 0xA700  # PS3.4 B.2.3: A7xx
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,11 @@ def send(
         The peer could not be reached, rejected the association or fell silent; answers that came before were reported.
     """
     contexts = _contexts(paths)
-    ae = _make_ae(calling_ae_title, timeout_s)
+    ae = make_ae(calling_ae_title, timeout_s)
     for sop_class, syntaxes in contexts[: _MAX_CONTEXTS - 1]:
         ae.add_requested_context(sop_class, list(syntaxes))
     ae.add_requested_context(Verification)  # keeps the association alive when the peer takes none of the SOP classes
-    association = _associate(ae, peer)
+    association = associate(ae, peer)
     answers = []
     try:
         for path in paths:
@@ -84,7 +85,7 @@ def send(
             on_answer(sent)
             answers.append(sent)
     finally:
-        _release(association)
+        release(association)
     return answers
 
 
@@ -96,17 +97,17 @@ def echo(peer: Address, *, calling_ae_title: str, timeout_s: float) -> None:
     TransportError
         It does not; the message says how far it got.
     """
-    ae = _make_ae(calling_ae_title, timeout_s)
+    ae = make_ae(calling_ae_title, timeout_s)
     ae.add_requested_context(Verification)
-    association = _associate(ae, peer)
+    association = associate(ae, peer)
     try:
         if not association.accepted_contexts:
             raise TransportError(f"{peer} does not support C-ECHO")
         status = association.send_c_echo()
     finally:
-        _release(association)
+        release(association)
     if status.get("Status") != 0x0000:
-        raise TransportError(f"{peer} answered C-ECHO with {_describe(status)}")
+        raise TransportError(f"{peer} answered C-ECHO with {describe(status)}")
 
 
 def _contexts(paths: Sequence[Path]) -> list[tuple[str, tuple[str, ...]]]:
@@ -122,15 +123,26 @@ def _contexts(paths: Sequence[Path]) -> list[tuple[str, tuple[str, ...]]]:
     return list(needed)
 
 
-def _make_ae(calling_ae_title: str, timeout_s: float) -> Any:
+def make_ae(calling_ae_title: str, timeout_s: float) -> Any:
+    """Return an application entity of ours for one association."""
     ae = AE(calling_ae_title)
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_s
     ae.maximum_pdu_size = 0
     return ae
 
 
-def _associate(ae: Any, peer: Address) -> Any:
-    association = ae.associate(peer.host, peer.port, ae_title=peer.ae_title)
+def associate(ae: Any, peer: Address) -> Any:
+    """Open an association; perhaps with all contexts rejected.
+
+    Raises
+    ------
+    TransportError
+        The peer could not be reached, or rejected it.
+    """
+    try:
+        association = ae.associate(peer.host, peer.port, ae_title=peer.ae_title)
+    except (OSError, ValueError) as error:  # a name that does not resolve, a title or port that cannot be
+        raise TransportError(f"{peer} cannot be reached: {error}") from error
     if association.is_established or association.rejected_contexts:
         return association  # with all contexts rejected it is closed already, but that is an answer
     if association.is_rejected:
@@ -161,18 +173,22 @@ def _judge(path: Path, status: Any, peer: Address) -> Sent:
     code = int(status.Status)
     if code in (0x0000, _DUPLICATE) or 0xB000 <= code <= 0xBFFF:
         return Sent(path, Answer.ACCEPTED, f"0x{code:04X}")
+    if _OUT_OF_RESOURCES <= code <= _OUT_OF_RESOURCES + 0xFF:  # a full disk is not about this object: all is sent again later
+        raise TransportError(f"{peer} is out of resources: {describe(status)}")
     if code == _SOP_CLASS_NOT_SUPPORTED:
-        return Sent(path, Answer.OMITTED, f"{peer} answered {_describe(status)}")
-    return Sent(path, Answer.FAILED, f"{peer} answered {_describe(status)}")
+        return Sent(path, Answer.OMITTED, f"{peer} answered {describe(status)}")
+    return Sent(path, Answer.FAILED, f"{peer} answered {describe(status)}")
 
 
-def _describe(status: Any) -> str:
+def describe(status: Any) -> str:
+    """Write a DIMSE status for a person."""
     if "Status" not in status:
         return "nothing"
     comment = f" ({status.ErrorComment})" if status.get("ErrorComment") else ""
     return f"status 0x{int(status.Status):04X}{comment}"
 
 
-def _release(association: Any) -> None:
+def release(association: Any) -> None:
+    """End an association as politely as its state allows."""
     with suppress(RuntimeError):
         association.release() if association.is_established else association.abort()

@@ -14,39 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from node.jobs import FINAL, TRANSITIONS, JobOrder, JobOutcome, JobState
-from node.storage.records import AuditLine, Delivery, DeliveryState, Job, PlannedJob, ReceivedInstance, UnplannedStudy
+from node.jobs import FINAL, TRANSITIONS, JobOutcome, JobState
+from node.storage.records import AuditLine, ClinicalEntry, Delivery, DeliveryState, Job, PlannedJob, ReceivedInstance, ReceivedStudy
+from node.storage.rows import to_delivery, to_instance, to_job, to_study
+from node.storage.schema import MIGRATIONS
 from pipelines.errors import CervinodeError
 
 FILE_NAME = "ledger.sqlite3"  # below storage_root
-
-_MIGRATIONS = (
-    """
-    CREATE TABLE instances (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, sop_instance_uid TEXT NOT NULL UNIQUE, sop_class_uid TEXT NOT NULL,
-        transfer_syntax_uid TEXT NOT NULL, series_instance_uid TEXT NOT NULL, study_instance_uid TEXT NOT NULL,
-        calling_ae_title TEXT NOT NULL, sha256 TEXT NOT NULL, received_at REAL NOT NULL);
-    CREATE INDEX instances_by_study ON instances (study_instance_uid);
-    CREATE TABLE studies (
-        study_instance_uid TEXT PRIMARY KEY, calling_ae_title TEXT NOT NULL, last_received_at REAL NOT NULL,
-        last_instance_id INTEGER NOT NULL, planned_instance_id INTEGER NOT NULL DEFAULT 0);
-    CREATE INDEX studies_unplanned ON studies (study_instance_uid) WHERE last_instance_id > planned_instance_id;
-    CREATE TABLE jobs (
-        job_id TEXT PRIMARY KEY, key TEXT NOT NULL, study_instance_uid TEXT NOT NULL, system TEXT NOT NULL, version INTEGER NOT NULL,
-        state TEXT NOT NULL, order_json TEXT NOT NULL, destinations_json TEXT NOT NULL, outcome_json TEXT,
-        dispatches INTEGER NOT NULL DEFAULT 0, detail TEXT NOT NULL DEFAULT '', created_at REAL NOT NULL, changed_at REAL NOT NULL,
-        UNIQUE (study_instance_uid, system, version));
-    CREATE INDEX jobs_by_state ON jobs (state);
-    CREATE TABLE deliveries (
-        job_id TEXT NOT NULL REFERENCES jobs, destination TEXT NOT NULL, position INTEGER NOT NULL, path TEXT NOT NULL,
-        sop_instance_uid TEXT NOT NULL, state TEXT NOT NULL, rejections INTEGER NOT NULL DEFAULT 0, detail TEXT NOT NULL DEFAULT '',
-        changed_at REAL NOT NULL, PRIMARY KEY (job_id, destination, position));
-    CREATE INDEX deliveries_by_state ON deliveries (state);
-    CREATE TABLE audit (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, event TEXT NOT NULL, actor TEXT NOT NULL,
-        study_instance_uid TEXT NOT NULL, job_id TEXT NOT NULL, detail TEXT NOT NULL);
-    """,
-)
 
 
 class LedgerError(CervinodeError):
@@ -66,17 +40,22 @@ class Ledger:
         self._db.row_factory = sqlite3.Row
         if read_only:
             self._db.execute("PRAGMA query_only = ON")
+            if self._schema() != len(MIGRATIONS):
+                raise LedgerError(f"{path} was written by another version of this program (schema {self._schema()})")
             return
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
         self._migrate(path)
 
+    def _schema(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
     def _migrate(self, path: Path) -> None:
-        done: int = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if done > len(_MIGRATIONS):
+        done = self._schema()
+        if done > len(MIGRATIONS):
             raise LedgerError(f"{path} was written by a newer version of this program (schema {done})")
-        for number, script in enumerate(_MIGRATIONS[done:], start=done + 1):
+        for number, script in enumerate(MIGRATIONS[done:], start=done + 1):
             self._db.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
 
     def close(self) -> None:
@@ -125,42 +104,85 @@ class Ledger:
     def find_instance(self, sop_instance_uid: str) -> ReceivedInstance | None:
         """Return the instance with this UID, or ``None`` when it was never received."""
         rows = self._select("SELECT * FROM instances WHERE sop_instance_uid = ?", (sop_instance_uid,))
-        return _instance(rows[0]) if rows else None
+        return to_instance(rows[0]) if rows else None
 
     def instances(self, study_instance_uid: str) -> list[ReceivedInstance]:
         """Return the instances of a study in the order of reception."""
         rows = self._select("SELECT * FROM instances WHERE study_instance_uid = ? ORDER BY id", (study_instance_uid,))
-        return [_instance(row) for row in rows]
+        return [to_instance(row) for row in rows]
 
-    def unplanned_studies(self) -> list[UnplannedStudy]:
+    def callers(self, study_instance_uid: str) -> list[str]:
+        """Return the AE titles that sent instances of a study, the last one first."""
+        query = "SELECT calling_ae_title FROM instances WHERE study_instance_uid = ? GROUP BY calling_ae_title ORDER BY MAX(id) DESC"
+        return [row[0] for row in self._select(query, (study_instance_uid,))]
+
+    def study(self, study_instance_uid: str) -> ReceivedStudy | None:
+        """Return a study, or ``None`` when nothing of it was ever received."""
+        rows = self._select("SELECT * FROM studies WHERE study_instance_uid = ?", (study_instance_uid,))
+        return to_study(rows[0]) if rows else None
+
+    def unplanned_studies(self) -> list[ReceivedStudy]:
         """Return the studies that have instances which no plan has seen."""
-        rows = self._select(
-            "SELECT study_instance_uid, calling_ae_title, last_received_at, last_instance_id FROM studies"
-            " WHERE last_instance_id > planned_instance_id ORDER BY last_received_at"
-        )
-        return [UnplannedStudy(*row) for row in rows]
+        rows = self._select("SELECT * FROM studies WHERE last_instance_id > planned_instance_id ORDER BY last_received_at")
+        return [to_study(row) for row in rows]
 
-    def plan(self, study_instance_uid: str, jobs: Iterable[PlannedJob], *, seen_instance_id: int | None = None) -> None:
-        """Write down planned jobs, and in the same breath up to which instance the plan has seen the study."""
-        now = time.time()
+    def studies_with_new_values(self) -> list[ReceivedStudy]:
+        """Return the planned studies for which clinical values were entered that no plan has seen."""
+        rows = self._select(
+            "SELECT * FROM studies WHERE last_clinical_id > planned_clinical_id AND last_instance_id <= planned_instance_id"
+        )
+        return [to_study(row) for row in rows]
+
+    def record_check(self, study_instance_uid: str, instance_id: int, words: str, *, n_missing: int) -> None:
+        """Write down what the sender said of a study's completeness when ``instance_id`` was its last instance here."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE studies SET checked_instance_id = ?, completeness = ?, n_missing = ? WHERE study_instance_uid = ?",
+                (instance_id, words, n_missing, study_instance_uid),
+            )
+
+    def add_clinical(self, study_instance_uid: str, entries: Iterable[ClinicalEntry]) -> None:
+        """Write down clinical values that were entered; of one name the last entry counts, earlier ones are kept."""
+        with self._transaction() as db:
+            for e in entries:
+                cursor = db.execute(
+                    "INSERT INTO clinical (study_instance_uid, name, value, words, source, entered_at) VALUES (?, ?, ?, ?, ?, ?)",
+                    (study_instance_uid, e.name, e.value, e.words, e.source, e.entered_at),
+                )
+                db.execute("UPDATE studies SET last_clinical_id = ? WHERE study_instance_uid = ?", (cursor.lastrowid, study_instance_uid))
+
+    def clinical(self, study_instance_uid: str) -> list[ClinicalEntry]:
+        """Return what counts of the clinical values that were entered for a study, by name; withdrawn ones are left out."""
+        rows = self._select(
+            "SELECT * FROM clinical WHERE study_instance_uid = ? AND id IN (SELECT MAX(id) FROM clinical GROUP BY study_instance_uid, name)"
+            " AND value IS NOT NULL ORDER BY name",
+            (study_instance_uid,),
+        )
+        return [ClinicalEntry(**{name: row[name] for name in ClinicalEntry.__dataclass_fields__}) for row in rows]
+
+    def plan(
+        self,
+        study_instance_uid: str,
+        jobs: Iterable[PlannedJob],
+        *,
+        seen_instance_id: int | None = None,
+        seen_clinical_id: int | None = None,
+    ) -> None:
+        """Write down planned jobs, and in the same breath up to which instance and clinical entry the plan has seen the study.
+
+        A job that is WAITING already is planned anew in its place; any other is added.
+        """
         with self._transaction() as db:
             for job in jobs:
-                order = job.order
-                db.execute(
-                    "INSERT INTO jobs (job_id, key, study_instance_uid, system, version, state, order_json, destinations_json,"
-                    " created_at, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (order.job_id, job.key, study_instance_uid, order.system, order.version, JobState.PLANNED,
-                     order.model_dump_json(), json.dumps(job.destinations), now, now),
-                )  # fmt: skip
-            if seen_instance_id is not None:
-                db.execute(
-                    "UPDATE studies SET planned_instance_id = ? WHERE study_instance_uid = ?", (seen_instance_id, study_instance_uid)
-                )
+                _plan(db, study_instance_uid, job, now=time.time())
+            for column, seen in (("planned_instance_id", seen_instance_id), ("planned_clinical_id", seen_clinical_id)):
+                if seen is not None:
+                    db.execute(f"UPDATE studies SET {column} = ? WHERE study_instance_uid = ?", (seen, study_instance_uid))
 
     def job(self, job_id: str) -> Job | None:
         """Return a job, or ``None`` when there is no such job."""
         rows = self._select("SELECT * FROM jobs WHERE job_id = ?", (job_id,))
-        return _job(rows[0]) if rows else None
+        return to_job(rows[0]) if rows else None
 
     def jobs(self, *states: JobState, study_instance_uid: str | None = None) -> list[Job]:
         """Return jobs, oldest first: those in one of ``states`` (all states when none is given), of one study or of all."""
@@ -170,7 +192,7 @@ class Ledger:
         if study_instance_uid is not None:
             query += " AND study_instance_uid = ?"
             values.append(study_instance_uid)
-        return [_job(row) for row in self._select(f"{query} ORDER BY created_at, rowid", values)]
+        return [to_job(row) for row in self._select(f"{query} ORDER BY created_at, rowid", values)]
 
     def move(self, job_id: str, state: JobState, *, detail: str = "") -> None:
         """Change the state of a job; a move to QUEUED counts as a dispatch.
@@ -208,7 +230,7 @@ class Ledger:
 
     def deliveries(self, job_id: str) -> list[Delivery]:
         """Return the deliveries of a job by destination, in the order of sending."""
-        return [_delivery(r) for r in self._select("SELECT * FROM deliveries WHERE job_id = ? ORDER BY destination, position", (job_id,))]
+        return [to_delivery(r) for r in self._select("SELECT * FROM deliveries WHERE job_id = ? ORDER BY destination, position", (job_id,))]
 
     def pending_deliveries(self) -> list[Delivery]:
         """Return what is still to be sent: oldest job first, then by destination, in the order of sending."""
@@ -217,7 +239,7 @@ class Ledger:
             " ORDER BY j.created_at, j.rowid, d.destination, d.position",
             (DeliveryState.PENDING, JobState.SENDING),
         )
-        return [_delivery(row) for row in rows]
+        return [to_delivery(row) for row in rows]
 
     def record_delivery(self, delivery: Delivery, state: DeliveryState, *, detail: str = "", rejected: bool = False) -> None:
         """Write down what became of one object; ``rejected`` counts an answer of the peer that says "failed"."""
@@ -243,6 +265,23 @@ class Ledger:
         return [AuditLine(*row) for row in rows]
 
 
+def _plan(db: sqlite3.Connection, study_instance_uid: str, job: PlannedJob, *, now: float) -> None:
+    order, state = job.order, JobState.PLANNED if job.waits_until is None else JobState.WAITING
+    detail = job.waits_for if state is JobState.WAITING else ""
+    content = (job.key, state, order.model_dump_json(), json.dumps(job.destinations), detail, job.waits_until, now)
+    replaced = db.execute(
+        "UPDATE jobs SET key = ?, state = ?, order_json = ?, destinations_json = ?, detail = ?, waits_until = ?, changed_at = ?"
+        " WHERE job_id = ? AND state = ?",
+        (*content, order.job_id, JobState.WAITING),
+    )
+    if not replaced.rowcount:
+        db.execute(
+            "INSERT INTO jobs (key, state, order_json, destinations_json, detail, waits_until, changed_at, created_at, job_id,"
+            " study_instance_uid, system, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*content, now, order.job_id, study_instance_uid, order.system, order.version),
+        )
+
+
 def _check_transition(db: sqlite3.Connection, job_id: str, target: JobState) -> sqlite3.Row:
     row: sqlite3.Row | None = db.execute("SELECT * FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
     if row is None:
@@ -252,26 +291,3 @@ def _check_transition(db: sqlite3.Connection, job_id: str, target: JobState) -> 
         final = ", which is final" if current in FINAL else ""
         raise LedgerError(f"job {job_id} is {current}{final} and cannot become {target}")
     return row
-
-
-def _instance(row: sqlite3.Row) -> ReceivedInstance:
-    return ReceivedInstance(**{name: row[name] for name in ReceivedInstance.__dataclass_fields__})
-
-
-def _delivery(row: sqlite3.Row) -> Delivery:
-    values = {name: row[name] for name in Delivery.__dataclass_fields__}
-    return Delivery(**values | {"state": DeliveryState(row["state"])})
-
-
-def _job(row: sqlite3.Row) -> Job:
-    return Job(
-        order=JobOrder.model_validate_json(row["order_json"]),
-        key=row["key"],
-        destinations=tuple(json.loads(row["destinations_json"])),
-        state=JobState(row["state"]),
-        outcome=JobOutcome.model_validate_json(row["outcome_json"]) if row["outcome_json"] else None,
-        dispatches=row["dispatches"],
-        detail=row["detail"],
-        created_at=row["created_at"],
-        changed_at=row["changed_at"],
-    )

@@ -32,22 +32,39 @@ class ReceivedInstance:
 
 
 @dataclass(frozen=True, slots=True)
-class UnplannedStudy:
-    """A study with instances that no plan has seen yet."""
+class ReceivedStudy:
+    """A study of which something was received."""
 
     study_instance_uid: str
     calling_ae_title: str  # of the last instance
     last_received_at: float
     last_instance_id: int
+    checked_instance_id: int  # the last instance when its sender was asked what belongs to it, 0 if never
+    completeness: str  # what the sender said
+    n_missing: int  # images that the sender has and that did not come
+    last_clinical_id: int  # the last entry of clinical values, 0 if there is none
+
+
+@dataclass(frozen=True, slots=True)
+class ClinicalEntry:
+    """A clinical value that somebody entered; with ``value`` None it withdraws an earlier one."""
+
+    name: str
+    value: float | None
+    words: str
+    source: str
+    entered_at: float
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedJob:
-    """A job to be written down: its order, its identity, and where its results go."""
+    """A job to be written down: its order, its identity, and where its results go; perhaps what it waits for, and until when."""
 
     order: JobOrder
     key: str
     destinations: tuple[str, ...]
+    waits_for: str = ""
+    waits_until: float | None = None  # seconds since 1970
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +80,7 @@ class Job:
     detail: str
     created_at: float
     changed_at: float
+    waits_until: float | None = None  # of a WAITING job, seconds since 1970
 
 
 @dataclass(frozen=True, slots=True)

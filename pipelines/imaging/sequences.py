@@ -1,185 +1,109 @@
-"""Which series plays which role: rules as data, decided by what the header says the physics was.
-
-The description is a hint that helps where the physics is silent; it never overrules it. Every choice and every rejection has a
-sentence that a radiologist or an administrator can check.
-"""
+"""Which series plays which role in a system: every candidate ranked, with its score and the reason in words."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
-from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
+from pydicom import Dataset
 
 from pipelines.errors import MissingSequence
-from pipelines.imaging.diffusion import b_value
+from pipelines.imaging.adc import usable_b_values
+from pipelines.imaging.contrast import DEFAULT_DELAY_S, ContrastTimes, delay_penalty, time_contrast
+from pipelines.imaging.diffusion import b_value, is_trace, nominal
+from pipelines.imaging.elements import text
+from pipelines.imaging.multiframe import expand
+from pipelines.imaging.parts import Part, check, split
+from pipelines.imaging.rules import Verdict, classify_part
+from pipelines.imaging.series import summarise
 from pipelines.spec import PipelineSpec
-from pipelines.types import Choice, Series, SeriesHeader, SeriesRole
+from pipelines.types import Choice, Series, SeriesRole
 
-_MIN_SLICES = 5  # fewer slices are a localizer or a measurement, not a pelvis
 _B_TOLERANCE = 0.15  # relative: 750 to 900 s/mm2 stand for the 800 s/mm2 of [OLNM]
+_COMPUTED_ADC = 40.0  # score of a map computed from diffusion images: any map that the scanner made wins
+_DYNAMIC_POINTS = 10.0  # that a phase of a dynamic scan loses where no delay is asked for: single scans have finer pixels
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """``field`` of the facts, an operator of ``_OPERATORS``, and what to compare with."""
-
-    field: str
-    operator: str
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """When all conditions hold the series is a candidate for ``role`` (``None``: it never wins any) with this score."""
-
-    role: SeriesRole | None
-    score: float
-    reason: str
-    conditions: tuple[Condition, ...]
-
-
-class Verdict(NamedTuple):
-    """What the rules say of one series."""
-
-    role: SeriesRole | None
-    score: float
-    reason: str
-
-
-_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "is": lambda fact, value: bool(fact == value),
-    "has": lambda fact, value: value in fact,
-    "matches": lambda fact, value: re.search(value, fact, re.IGNORECASE) is not None,
-    "at least": lambda fact, value: fact is not None and fact >= value,
-    "below": lambda fact, value: fact is not None and fact < value,
-}
-
-
-def _when(*triples: tuple[str, str, Any]) -> tuple[Condition, ...]:
-    return tuple(Condition(*triple) for triple in triples)
-
-
-_R = SeriesRole
-# In order: the first rule that holds decides. Times in ms.
-RULES: tuple[Rule, ...] = (
-    Rule(_R.SEG, 100, "Segmentation Storage", _when(("modality", "is", "SEG"))),
-    Rule(_R.RTSTRUCT, 100, "RT Structure Set Storage", _when(("modality", "is", "RTSTRUCT"))),
-    Rule(_R.SR, 100, "structured report", _when(("modality", "is", "SR"))),
-    Rule(None, 0, "not an MR series", _when(("is_mr", "is", False))),
-    Rule(None, 0, "enhanced multi-frame MR is not read yet", _when(("enhanced", "is", True))),
-    Rule(None, 0, "a localizer", _when(("image_type", "has", "LOCALIZER"))),
-    Rule(None, 0, "a localizer by its name", _when(("description", "matches", r"\bloc(alizer)?\b|scout|survey"))),
-    Rule(None, 0, "a projection or subtraction", _when(("derived_kind", "is", True))),
-    Rule(None, 0, "a calculated b-value image", _when(("calculated_b", "is", True))),
-    Rule(_R.ADC, 90, "ImageType says ADC", _when(("image_type", "has", "ADC"))),
-    Rule(
-        _R.ADC,
-        70,
-        "a derived map named ADC",
-        _when(("image_type", "has", "DERIVED"), ("description", "matches", r"(?<![a-z])adc|apparent")),
-    ),
-    Rule(None, 0, f"fewer than {_MIN_SLICES} slices", _when(("n_instances", "below", _MIN_SLICES))),
-    Rule(
-        _R.DWI,
-        90,
-        "echo planar with b-values up to {b_max:g} s/mm2",
-        _when(("scanning_sequence", "has", "EP"), ("b_max", "at least", 100)),
-    ),
-    Rule(_R.DWI, 70, "b-values up to {b_max:g} s/mm2", _when(("b_max", "at least", 100))),
-    Rule(None, 0, "echo planar without a readable b-value", _when(("scanning_sequence", "has", "EP"))),
-    Rule(
-        _R.T2W_FS,
-        90,
-        "spin echo, TE {te:g} ms, fat suppressed ({fat})",
-        _when(("spin_echo", "is", True), ("te", "at least", 50), ("fat_suppressed", "is", True)),
-    ),
-    Rule(
-        _R.T2W,
-        90,
-        "spin echo, TE {te:g} ms, no fat suppression",
-        _when(("spin_echo", "is", True), ("te", "at least", 50)),
-    ),
-    Rule(
-        _R.CE_T1W,
-        80,
-        "TE {te:g} ms, TR {tr:g} ms after contrast agent",
-        _when(("te", "below", 30), ("tr", "below", 1500), ("contrast", "is", True)),
-    ),
-    Rule(_R.T1W, 80, "TE {te:g} ms, TR {tr:g} ms, no contrast agent", _when(("te", "below", 30), ("tr", "below", 1500))),
-    Rule(None, 0, "its TE and TR fit no role", ()),
-)
-
-_FAT_OPTIONS = {"FS", "FATSAT", "FAT_SAT", "SAT_FAT", "FS_GEMS", "SPAIR", "SPIR"}
-_FAT_NAMES = r"spair|spir|stir|fat.?sat|(?<![a-z])fs(?![a-z])|tirm"
-_NOT_SOURCE_IMAGES = {"MIP", "MPR", "PROJECTION IMAGE", "SUBTRACTION", "SUB", "MINIP", "SCREEN SAVE", "FA", "COLOR"}
-
-
-def _facts(header: SeriesHeader) -> dict[str, Any]:
-    te, tr = header.echo_time_ms, header.repetition_time_ms
-    fat = _fat_suppression(header)
-    return {
-        "modality": header.modality,
-        "is_mr": header.modality == "MR",
-        "enhanced": header.sop_class_uid == EnhancedMRImageStorage,
-        "classic": header.sop_class_uid == MRImageStorage,
-        "image_type": header.image_type,
-        "derived_kind": bool(_NOT_SOURCE_IMAGES & set(header.image_type[2:])),
-        "calculated_b": bool(re.search(r"calc[_ ]?b", header.description, re.IGNORECASE)),
-        "description": header.description,
-        "n_instances": header.n_instances,
-        "scanning_sequence": header.scanning_sequence,
-        "spin_echo": "SE" in header.scanning_sequence,
-        "b_max": max(header.b_values) if header.b_values else None,
-        "te": te,
-        "tr": tr,
-        "fat": fat or "",
-        "fat_suppressed": fat is not None,
-        "contrast": bool(header.contrast_agent),
-    }
-
-
-def _fat_suppression(header: SeriesHeader) -> str | None:
-    """Say how the fat was suppressed, or ``None``. A short inversion (STIR) nulls fat at 100 to 300 ms, by field strength."""
-    if options := sorted(_FAT_OPTIONS & set(header.scan_options)):
-        return f"ScanOptions {options[0]}"
-    if "IR" in header.scanning_sequence and header.inversion_time_ms and 100 <= header.inversion_time_ms <= 300:
-        return f"inversion time {header.inversion_time_ms:g} ms"
-    if found := re.search(_FAT_NAMES, f"{header.description} {header.sequence_name}", re.IGNORECASE):
-        return f'"{found.group()}" in its name'
-    return None
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    part: Part
+    verdict: Verdict
 
 
 def classify(series: Series) -> Verdict:
-    """Return the role of one series with its score (0 to 100) and the reason in words."""
-    facts = _facts(series.header)
-    for rule in RULES:
-        if all(_OPERATORS[c.operator](facts[c.field], c.value) for c in rule.conditions):
-            return Verdict(rule.role, rule.score, rule.reason.format(**facts))
-    raise AssertionError("the last rule has no condition")
+    """Return the role of one series by itself, with its score (0 to 100) and the reason in words."""
+    return classify_study([series])[0]
+
+
+def classify_study(series: Sequence[Series]) -> list[Verdict]:
+    """Return the role of each series of a study; of a series that holds several images, that of the best one."""
+    judged, _ = _judge(series)
+    best: dict[int, Verdict] = {}
+    for one in judged:
+        known = best.get(id(one.part.series))
+        if known is None or one.verdict.score > known.score:
+            best[id(one.part.series)] = one.verdict
+    return [best[id(one)] for one in series]
+
+
+def rank(series: Sequence[Series], spec: PipelineSpec) -> dict[SeriesRole, tuple[Choice, ...]]:
+    """Return every candidate for every role, the best first.
+
+    Candidates are ordered by score; equal ones by number of slices, then the later one by acquisition, series number and UID. A role
+    that the system does not need is ranked all the same.
+    """
+    judged, times = _judge(series)
+    found: dict[SeriesRole, list[tuple[Choice, Part]]] = {}
+    for one in judged:
+        for choice in _choices(one, spec, times):
+            found.setdefault(choice.role, []).append((choice, one.part))
+    return {role: tuple(choice for choice, _ in sorted(pairs, key=_merit, reverse=True)) for role, pairs in found.items()}
 
 
 def choose(series: Sequence[Series], spec: PipelineSpec) -> dict[SeriesRole, Choice]:
-    """Choose one series per required role: highest score, then axial, then more slices, then the later one.
+    """Choose one series per required role: the first of :func:`rank`.
 
     Raises
     ------
     MissingSequence
         A required role has no candidate; the message names each one.
     """
-    candidates: dict[SeriesRole, list[Choice]] = {}
-    for one in series:
-        verdict = classify(one)
-        choice = _as_choice(one, verdict, spec) if verdict.role else None
-        if choice:
-            candidates.setdefault(choice.role, []).append(choice)
-    missing = [role for role in spec.required if role not in candidates]
+    ranked = rank(series, spec)
+    missing = [role for role in spec.required if role not in ranked]
     if missing:
         raise MissingSequence("; ".join(_missing_sentence(role, spec) for role in missing))
-    return {role: max(candidates[role], key=_rank) for role in spec.required}
+    return {role: ranked[role][0] for role in spec.required}
+
+
+def settle(choice: Choice, series: Sequence[Series], spec: PipelineSpec) -> Choice:
+    """Return a choice that names instances only (as an order does) with the frames that play its role.
+
+    Needed for multi-frame instances, which may hold more than the role wants; the same rules that chose the instances choose the frames.
+    """
+    if choice.frames or len(expand(choice.instances)) == len(choice.instances):
+        return choice
+    named = {text(d, "SOPInstanceUID") for d in choice.instances}
+    for candidate in rank(series, spec).get(choice.role, ()):
+        if {text(d, "SOPInstanceUID") for d in candidate.instances} == named:
+            return replace(choice, frames=candidate.frames)
+    return choice
+
+
+def describe_found(series: Sequence[Series]) -> tuple[str, ...]:
+    """Return a line per series that says what it was taken for, for the reader of a refusal."""
+    verdicts = classify_study(series)
+    return tuple(f"series {one.header.label()}: {v.role or 'no role'}, {v.reason}" for one, v in zip(series, verdicts, strict=True))
+
+
+def by_role(choices: Mapping[SeriesRole, Choice]) -> str:
+    """Return the choices as one sentence, for logs."""
+    return "; ".join(f"{role} = series {c.header.label()}: {c.reason}" for role, c in choices.items())
+
+
+def _judge(series: Sequence[Series]) -> tuple[list[_Judged], ContrastTimes]:
+    parts = [part for one in series for part in split(one)]
+    times = time_contrast(parts)
+    return [_Judged(part, classify_part(part, times.facts(part))) for part in parts], times
 
 
 def _missing_sentence(role: SeriesRole, spec: PipelineSpec) -> str:
@@ -187,45 +111,64 @@ def _missing_sentence(role: SeriesRole, spec: PipelineSpec) -> str:
     return f"no {role}{wanted} series found"
 
 
-def _as_choice(series: Series, verdict: Verdict, spec: PipelineSpec) -> Choice | None:
-    assert verdict.role is not None
-    instances, reason = series.instances, verdict.reason
-    if verdict.role is SeriesRole.DWI and spec.b_value is not None:
-        b = min(series.header.b_values, key=lambda v: abs(v - (spec.b_value or 0)))
-        if abs(b - spec.b_value) > _B_TOLERANCE * spec.b_value:
-            return None
-        instances = tuple(d for d in instances if b_value(d) == b)
-        reason = f"{reason}; the images with b = {b:g} s/mm2 taken"
-    return Choice(role=verdict.role, header=series.header, instances=instances, score=verdict.score, reason=reason)
+def _merit(pair: tuple[Choice, Part]) -> tuple[float, int, float, int, str, int]:
+    choice, part = pair
+    header = part.header
+    slices = header.n_positions or header.n_instances
+    frame = getattr(part.frames[0], "frame_number", 0)
+    return (choice.score, slices, part.seconds or 0.0, header.series_number or 0, header.series_instance_uid, frame)
 
 
-def _rank(choice: Choice) -> tuple[float, bool, int, int, str]:
-    header = choice.header
-    return (
-        choice.score,
-        _is_axial(header),
-        len(choice.instances),
-        header.series_number or 0,
-        header.series_instance_uid,
-    )
+def _choices(judged: _Judged, spec: PipelineSpec, times: ContrastTimes) -> list[Choice]:
+    part, verdict = judged.part, judged.verdict
+    if verdict.role is None:
+        return []
+    if verdict.role is SeriesRole.DWI:
+        return [c for c in (_dwi(part, verdict, spec), _computed_adc(part)) if c]
+    score, reason = verdict.score, verdict.reason
+    if verdict.role is SeriesRole.CE_T1W:
+        points, words = delay_penalty(times, part, DEFAULT_DELAY_S if spec.contrast_delay_s is None else spec.contrast_delay_s)
+        score, reason = score - points, f"{reason}; {words}" if words else reason
+    if verdict.role in (SeriesRole.T1W, SeriesRole.CE_T1W) and spec.contrast_delay_s is None and times.phase(part):
+        score -= _DYNAMIC_POINTS
+    return [_as_choice(part, verdict.role, part.frames, max(score, 1.0), reason)]
 
 
-def _is_axial(header: SeriesHeader) -> bool:
-    if header.orientation is None:
-        return False
-    normal = np.cross(header.orientation[:3], header.orientation[3:])
-    return bool(abs(normal[2]) == abs(normal).max())
+def _as_choice(part: Part, role: SeriesRole, frames: Sequence[Dataset], score: float, reason: str) -> Choice:
+    used = {text(d, "SOPInstanceUID") for d in frames}
+    instances = tuple(d for d in part.series.instances if text(d, "SOPInstanceUID") in used)
+    return Choice(role=role, header=part.series.header, instances=instances, score=score, reason=reason, frames=tuple(frames))
 
 
-def describe_found(series: Sequence[Series]) -> tuple[str, ...]:
-    """Return a line per series that says what it was taken for, for the reader of a refusal."""
-    lines = []
-    for one in series:
-        verdict = classify(one)
-        lines.append(f"series {one.header.label()}: {verdict.role or 'no role'}, {verdict.reason}")
-    return tuple(lines)
+def _dwi(part: Part, verdict: Verdict, spec: PipelineSpec) -> Choice | None:
+    b_values = part.header.b_values
+    b = max(b_values) if spec.b_value is None else min(b_values, key=lambda v: abs(v - (spec.b_value or 0)))
+    if spec.b_value is not None and abs(b - spec.b_value) > _B_TOLERANCE * spec.b_value:
+        return None
+    frames, words = _images_at(part, b)
+    reason = f"{verdict.reason}; the images with b = {b:g} s/mm2 taken{words}"
+    return _as_choice(part, SeriesRole.DWI, frames, verdict.score, reason)
 
 
-def by_role(choices: Mapping[SeriesRole, Choice]) -> str:
-    """Return the choices as one sentence, for logs."""
-    return "; ".join(f"{role} = series {c.header.label()}: {c.reason}" for role, c in choices.items())
+def _images_at(part: Part, b: float) -> tuple[list[Dataset], str]:
+    """Return the images of one nominal b-value: trace images where there are some, and what was done with the directions in words."""
+    names = nominal(v for v in map(b_value, part.frames) if v is not None)
+    frames = [d for d in part.frames if (v := b_value(d)) is not None and names[v] == b]
+    traces = [d for d in frames if is_trace(d)]
+    if traces and len(traces) < len(frames) and check(traces, "") is None:
+        return traces, " (the trace images)"
+    positions = summarise(frames, n_instances=len(frames)).n_positions
+    if len(frames) > positions:
+        return frames, f" (geometric mean of {len(frames) // positions} directions)"
+    return frames, ""
+
+
+def _computed_adc(part: Part) -> Choice | None:
+    """Return the ADC map that can be computed from the diffusion images of a part."""
+    used = usable_b_values(part.header.b_values)
+    if not used or part.problem:
+        return None
+    frames = [d for b in used for d in _images_at(part, b)[0]]
+    words = ", ".join(f"{b:g}" for b in used)
+    reason = f"no map of the scanner is used: computed here from diffusion images with b = {words} s/mm2, mono-exponential fit"
+    return _as_choice(part, SeriesRole.ADC, frames, _COMPUTED_ADC, reason)

@@ -6,18 +6,22 @@ Only headers are read here; pixels are read once a series has a role (:mod:`pipe
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pydicom
 from pydicom import Dataset
-from pydicom.errors import InvalidDicomError
 
 from pipelines.errors import InputError
-from pipelines.imaging.diffusion import b_value
-from pipelines.types import Series, SeriesHeader, as_float
+from pipelines.imaging.diffusion import b_value, nominal
+from pipelines.imaging.elements import UNREADABLE, integer, number, numbers, text, upper
+from pipelines.imaging.multiframe import expand, injection_time
+from pipelines.types import Series, SeriesHeader
 
+SAME_POSITION_MM = 1e-2  # along the slice normal
 _PREAMBLE = 132  # bytes: 128 of preamble and the letters DICM (PS3.10 7.1)
+_NAMING = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 
 
 def find_dicom_files(folder: Path) -> list[Path]:
@@ -53,20 +57,36 @@ def read_series(paths: Iterable[Path]) -> list[Series]:
     seen: set[str] = set()
     for path in paths:
         header = _read_header(path)
-        if header.SOPInstanceUID not in seen:
-            seen.add(header.SOPInstanceUID)
-            groups[header.SeriesInstanceUID].append(header)
+        if (uid := text(header, "SOPInstanceUID")) not in seen:
+            seen.add(uid)
+            groups[text(header, "SeriesInstanceUID")].append(header)
     series = [_make_series(instances) for instances in groups.values()]
     return sorted(series, key=lambda s: (_order(s.header.series_number), s.header.series_instance_uid))
+
+
+def read_what_is_readable(paths: Iterable[Path]) -> tuple[list[Series], InputError | None]:
+    """Return the series of the files that can be read, and what is wrong with the first one that cannot."""
+    paths = list(paths)
+    try:
+        return read_series(paths), None
+    except InputError as error:
+        return read_series(p for p in paths if _is_readable(p)), error
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        _read_header(path)
+    except InputError:
+        return False
+    return True
 
 
 def _read_header(path: Path) -> Dataset:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True)
-        missing = [k for k in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID") if not header.get(k)]
-    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, NotImplementedError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path.name} cannot be read as DICOM: {error}") from error
-    if missing:
+    if missing := [k for k in _NAMING if not text(header, k)]:
         raise InputError(f"{path.name} has no {', '.join(missing)}")
     return header
 
@@ -76,59 +96,62 @@ def _order(series_number: int | None) -> int:
 
 
 def _make_series(instances: list[Dataset]) -> Series:
-    ordered = sorted(instances, key=lambda d: (_order(_integer(d.get("InstanceNumber"))), str(d.SOPInstanceUID)))
-    return Series(header=_summarise(ordered), instances=tuple(ordered))
+    ordered = tuple(sorted(instances, key=lambda d: (_order(integer(d, "InstanceNumber")), text(d, "SOPInstanceUID"))))
+    frames = expand(ordered)
+    return Series(header=summarise(frames, n_instances=len(ordered)), instances=ordered, frames=frames)
 
 
-def _summarise(instances: list[Dataset]) -> SeriesHeader:
-    first = instances[0]
-    b_values = {b for b in (b_value(d) for d in instances) if b is not None}
-    orientation = first.get("ImageOrientationPatient")
+def summarise(frames: Sequence[Dataset], *, n_instances: int) -> SeriesHeader:
+    """Return what the headers of images of one series say of it; what they have in common is taken from the first."""
+    first = frames[0]
+    b_values = nominal(b for b in map(b_value, frames) if b is not None)
+    orientation = numbers(first, "ImageOrientationPatient", 6)
     return SeriesHeader(
-        study_instance_uid=str(first.StudyInstanceUID),
-        series_instance_uid=str(first.SeriesInstanceUID),
-        modality=str(first.get("Modality") or ""),
-        series_number=_integer(first.get("SeriesNumber")),
-        description=str(first.get("SeriesDescription") or ""),
-        sop_class_uid=str(first.get("SOPClassUID") or ""),
-        n_instances=len(instances),
-        image_type=_strings(first.get("ImageType")),
-        scanning_sequence=_strings(first.get("ScanningSequence")),
-        sequence_variant=_strings(first.get("SequenceVariant")),
-        scan_options=_strings(first.get("ScanOptions")),
-        sequence_name=str(first.get("SequenceName") or ""),
-        echo_time_ms=as_float(first.get("EchoTime")),
-        repetition_time_ms=as_float(first.get("RepetitionTime")),
-        inversion_time_ms=as_float(first.get("InversionTime")),
-        flip_angle_deg=as_float(first.get("FlipAngle")),
-        contrast_agent=str(first.get("ContrastBolusAgent") or ""),
-        b_values=tuple(sorted(b_values)),
-        orientation=tuple(float(v) for v in orientation) if orientation else None,
+        study_instance_uid=text(first, "StudyInstanceUID"),
+        series_instance_uid=text(first, "SeriesInstanceUID"),
+        modality=text(first, "Modality"),
+        series_number=integer(first, "SeriesNumber"),
+        description=text(first, "SeriesDescription"),
+        sop_class_uid=text(first, "SOPClassUID"),
+        n_instances=n_instances,
+        image_type=upper(first, "ImageType"),
+        scanning_sequence=upper(first, "ScanningSequence"),
+        sequence_variant=upper(first, "SequenceVariant"),
+        scan_options=upper(first, "ScanOptions"),
+        sequence_name=text(first, "SequenceName"),
+        echo_time_ms=number(first, "EchoTime"),
+        repetition_time_ms=number(first, "RepetitionTime"),
+        inversion_time_ms=number(first, "InversionTime"),
+        flip_angle_deg=number(first, "FlipAngle"),
+        contrast_agent=text(first, "ContrastBolusAgent"),
+        b_values=tuple(sorted(set(b_values.values()))),
+        orientation=orientation,
         spacing_mm=_spacing(first),
-        rows=int(first.get("Rows") or 0),
-        columns=int(first.get("Columns") or 0),
-        frame_of_reference_uid=str(first.get("FrameOfReferenceUID") or ""),
-        manufacturer=str(first.get("Manufacturer") or ""),
-        acquisition_time=str(first.get("AcquisitionTime") or ""),
+        rows=integer(first, "Rows") or 0,
+        columns=integer(first, "Columns") or 0,
+        frame_of_reference_uid=text(first, "FrameOfReferenceUID"),
+        manufacturer=text(first, "Manufacturer"),
+        acquisition_time=text(first, "AcquisitionTime"),
+        n_frames=len(frames),
+        n_positions=_count_positions(frames, orientation),
+        acquisition_date=text(first, "AcquisitionDate") or text(first, "SeriesDate") or text(first, "StudyDate"),
+        injection_time=injection_time(first),
+        samples_per_pixel=integer(first, "SamplesPerPixel") or 1,
     )
 
 
+def _count_positions(frames: Sequence[Dataset], orientation: tuple[float, ...] | None) -> int:
+    if orientation is None:
+        return len(frames)
+    normal = np.cross(orientation[:3], orientation[3:])
+    positions = [p for p in (numbers(d, "ImagePositionPatient", 3) for d in frames) if p is not None]
+    depths = np.sort([float(np.dot(normal, p)) for p in positions])
+    return int(np.count_nonzero(np.diff(depths) >= SAME_POSITION_MM)) + 1 if positions else len(frames)
+
+
 def _spacing(header: Dataset) -> tuple[float, float, float] | None:
-    between = as_float(header.get("SpacingBetweenSlices")) or as_float(header.get("SliceThickness"))
-    in_plane = header.get("PixelSpacing")
-    if between is None or not in_plane:
+    between = number(header, "SpacingBetweenSlices") or number(header, "SliceThickness")
+    in_plane = numbers(header, "PixelSpacing", 2)
+    if between is None or in_plane is None:
         return None
-    return (between, float(in_plane[0]), float(in_plane[1]))
-
-
-def _strings(value: object) -> tuple[str, ...]:
-    if value is None or value == "":
-        return ()
-    if isinstance(value, str):
-        return (value.upper(),)
-    return tuple(str(v).upper() for v in value)  # type: ignore[attr-defined]
-
-
-def _integer(value: object) -> int | None:
-    number = as_float(value)
-    return None if number is None else int(number)
+    return (between, in_plane[0], in_plane[1])

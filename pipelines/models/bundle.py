@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +15,22 @@ import onnxruntime
 from pydantic import ValidationError
 
 from pipelines.errors import BundleError
-from pipelines.models.manifest import Manifest
+from pipelines.models.manifest import Decision, Manifest
 from pipelines.models.session import open_session
 from pipelines.spec import PipelineSpec
-from pipelines.types import FloatArray, SeriesRole
+from pipelines.types import BundleStatus, FloatArray, SeriesRole
 
 MANIFEST = "manifest.json"
+_PROOF = (BundleStatus.DEMO, BundleStatus.RESEARCH, BundleStatus.VALIDATED)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A decision, opened: its classifier, and the reference rows of its Shapley values, standardised, shape (m, n_features)."""
+
+    decision: Decision
+    classifier: onnxruntime.InferenceSession
+    background: FloatArray
 
 
 @dataclass(frozen=True)
@@ -42,17 +54,20 @@ class Bundle:
         return {c.role: open_session(self.folder / c.file) for c in self.manifest.cnns}
 
     @cached_property
-    def classifier(self) -> onnxruntime.InferenceSession:
-        """The classifier's session."""
-        return open_session(self.folder / self.manifest.decision.file)
+    def model(self) -> Model:
+        """The bundle's decision."""
+        return self._open(self.manifest.decision)
 
     @cached_property
-    def background(self) -> FloatArray:
-        """The reference rows of the Shapley values, standardised, shape (m, n_features)."""
-        rows = np.load(self.folder / self.manifest.decision.background, allow_pickle=False)
-        if rows.ndim != 2 or rows.shape[1] != len(self.manifest.decision.features):
+    def imaging_only(self) -> Model | None:
+        """The decision without clinical values, where there is one."""
+        return self._open(self.manifest.imaging_only) if self.manifest.imaging_only else None
+
+    def _open(self, decision: Decision) -> Model:
+        rows = np.load(self.folder / decision.background, allow_pickle=False)
+        if rows.ndim != 2 or rows.shape[1] != len(decision.features):
             raise BundleError(f"{self.label}: the background has shape {rows.shape}")
-        return np.asarray(rows, dtype=np.float64)
+        return Model(decision, open_session(self.folder / decision.file), np.asarray(rows, dtype=np.float64))
 
     @property
     def label(self) -> str:
@@ -101,14 +116,28 @@ def list_bundles(models_root: Path) -> Iterator[Path]:
 
 
 def find_bundle(models_root: Path, spec: PipelineSpec) -> Path:
-    """Return the folder of the bundle to use: the last by name below ``<models_root>/<system>/``.
+    """Return the folder of the bundle to use: the best proven one (validated, research, demo), of those the highest version.
+
+    Versions are compared number by number: ``site-10`` is higher than ``site-9``. A hospital's own bundle never loses to a demo.
 
     Raises
     ------
     BundleError
-        There is none.
+        There is none, or a manifest cannot be read.
     """
     folders = [f for f in list_bundles(models_root) if f.parent.name == spec.name]
     if not folders:
         raise BundleError(f"no bundle for {spec.name} below {models_root}")
-    return folders[-1]
+    return max(folders, key=lambda folder: (_PROOF.index(_status(folder)), _natural(folder.name)))
+
+
+def _status(folder: Path) -> BundleStatus:
+    try:
+        return BundleStatus(json.loads((folder / MANIFEST).read_bytes())["status"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise BundleError(f"{folder / MANIFEST}: its status cannot be read: {error}") from error
+
+
+def _natural(version: str) -> list[tuple[int, str]]:
+    """Return a key that sorts runs of digits by value: [(0, "site-"), (10, "")] for ``site-10``."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", version) if part]

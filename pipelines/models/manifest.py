@@ -118,6 +118,9 @@ class Manifest(_Frozen):
     segmenter: Segmenter | None
     cnns: tuple[CnnModel, ...] = ()
     decision: Decision
+    imaging_only: Decision | None = Field(
+        default=None, description="used instead of decision when a clinical value that it needs is not known"
+    )
     training: Training
     parity: tuple[Parity, ...] = ()
     made_with: dict[str, str]
@@ -125,7 +128,8 @@ class Manifest(_Frozen):
 
     @model_validator(mode="after")
     def _every_file_is_listed(self) -> Manifest:
-        named = {self.decision.file, self.decision.background, *(c.file for c in self.cnns)}
+        decisions = [d for d in (self.decision, self.imaging_only) if d]
+        named = {*(d.file for d in decisions), *(d.background for d in decisions), *(c.file for c in self.cnns)}
         if self.segmenter:
             named.add(self.segmenter.file)
         if missing := sorted(named - self.files.keys()):

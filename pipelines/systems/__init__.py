@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from pipelines.errors import ConfigError
+from pipelines.features.clinical import KNOWN
 from pipelines.spec import PipelineSpec
 
 _HERE = Path(__file__).parent
@@ -17,7 +18,7 @@ def catalogue(extra_dir: Path | None = None) -> dict[str, PipelineSpec]:
     Raises
     ------
     ConfigError
-        A declaration file has no ``SPEC``, or its name is taken.
+        A declaration file has no ``SPEC``, its name is taken, or it uses a clinical value that is not known before surgery.
     """
     specs: dict[str, PipelineSpec] = {}
     for folder in [_HERE, *([extra_dir] if extra_dir else [])]:
@@ -38,4 +39,9 @@ def _load(path: Path) -> PipelineSpec:
     spec = getattr(module, "SPEC", None)
     if not isinstance(spec, PipelineSpec):
         raise ConfigError(f"{path}: defines no SPEC of type PipelineSpec")
+    for name in (one.name for one in spec.clinical):
+        if name not in KNOWN:
+            raise ConfigError(f"{path}: uses the clinical value {name!r}, which is not known")
+        if KNOWN[name].available_at != "preop":
+            raise ConfigError(f"{path}: uses the clinical value {name!r}, which is known only after surgery")
     return spec

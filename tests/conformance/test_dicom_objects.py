@@ -17,6 +17,7 @@ from pydicom.uid import ComprehensiveSRStorage, EnhancedSRStorage
 from pydicom.valuerep import PersonName
 
 from pipelines.types import Refusal, RoiOrigin
+from structured_reports.context import Predecessor
 from tests.results import Result, make_context, make_result, save_objects
 
 REFUSAL = Refusal(
@@ -82,6 +83,14 @@ def test_dcentvfy_finds_one_patient_and_study(folder: Path) -> None:
     assert [line for line in said.splitlines() if line.startswith("Error")] == []
 
 
+def test_second_version_is_valid(result: Result, folder: Path, tmp_path: Path) -> None:
+    context = make_context(version=2, predecessor=Predecessor.of(dcmread(folder / "sr.dcm")))
+    files = Result(result.sources, result.prediction, result.evidence, context).save(tmp_path)
+    for path in files.values():
+        assert complaints(path, "Error") + complaints(path, "Warning") == []
+    assert "Version 2, replaces the result of 2026-01-02 09:30:15" in run("/usr/bin/dsrdump", "+Pl", files["sr"])
+
+
 @pytest.mark.parametrize("sr_class_uid", [ComprehensiveSRStorage, EnhancedSRStorage])
 def test_dciodvfy_accepts_the_simpler_report_classes(result: Result, tmp_path: Path, sr_class_uid: str) -> None:
     simpler = Result(result.sources, result.prediction, result.evidence, make_context(sr_class_uid=sr_class_uid))
@@ -96,6 +105,7 @@ def test_dsrdump_reads_a_separate_report_that_begins_with_the_warning(folder: Pa
     assert "=CONTINUOUS" not in said
     texts = [line for line in said.splitlines() if "Comment" in line]
     assert "DEMO MODEL - NOT FOR CLINICAL USE. RESEARCH USE ONLY" in texts[0]
+    assert said.index("DEMO MODEL") < said.index("Image Library")
     assert 'Probability of occult lymph node metastasis")="71.3" (%,UCUM,"Percent")' in said
     assert said.index("P.OLNM,") < said.index("Cervical tumour 1") < said.index("SHAP.") < said.index('"QC"')
 
@@ -109,6 +119,7 @@ def test_refusal_is_a_valid_report_with_its_reasons(result: Result, tmp_path: Pa
     assert complaints(files["sr"], "Error") == []
     assert complaints(files["sr"], "Warning") == []
     said = run("/usr/bin/dsrdump", "+Pc", "+Pl", files["sr"])
+    assert said.index("RESEARCH USE ONLY") < said.index("Imaging Measurements")
     for words in ("This is not a negative result", "111245", *REFUSAL.reasons, "t2_tse_sag"):
         assert words in said
     assert ("FAILED" if failed else "REFUSED") in dcmread(files["sr"]).SeriesDescription

@@ -67,7 +67,7 @@ def process(command: list[str], log: Path, env: dict[str, str] | None = None) ->
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    for how, patience in ((signal.SIGTERM, 15), (signal.SIGKILL, 5)):
+    for how, patience in ((signal.SIGTERM, 40), (signal.SIGKILL, 5)):
         try:
             os.killpg(child.pid, how)
         except ProcessLookupError:

@@ -15,15 +15,17 @@ from pathlib import Path
 import pytest
 
 from node.cli import main, make_parser
+from node.dispatch import carry_out_requests
 from node.jobs import JobOrder, JobState
 from node.storage.files import StudyStore
 from node.storage.ledger import FILE_NAME, Ledger
-from node.storage.records import PlannedJob
+from node.storage.records import PlannedJob, ReceivedInstance
 from pipelines.systems import catalogue
 from tests import mr
 from tests.bundles import write_bundle
 from tests.e2e.conftest import Pacs
 from tests.e2e.servers import free_port, write_config
+from tests.e2e.test_versions import NODE_SIZE, _declare
 
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning")
 
@@ -64,7 +66,7 @@ def job(tmp_path: Path) -> Iterator[str]:
 
 def test_every_command_has_an_example_that_parses() -> None:
     parsers = [p for p in _parsers(make_parser()) if p.get_default("run")]
-    assert len(parsers) == 15
+    assert len(parsers) == 17
     for parser in parsers:
         assert parser.epilog and parser.epilog.startswith("example: cervinode ")
         arguments = shlex.split(parser.epilog.removeprefix("example: cervinode "))
@@ -143,15 +145,65 @@ def test_retry_leaves_a_request_for_the_node(config: Path, job: str, tmp_path: P
     assert json.loads(request.read_bytes()) == {"retry": job}
 
 
+def test_clinical_values_are_checked_and_left_for_the_node(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--config", str(config)]
+    store = StudyStore(tmp_path / "data")
+    store.prepare()
+    with Ledger(tmp_path / "data" / FILE_NAME) as ledger:
+        ledger.add_instance(ReceivedInstance("1.2.3.4", "1", "1", "1.2.3", "1.2", "PACS", "0", 1.0))
+        assert main(["clinical", "1.2", "age_y=47", "figo_stage=1b2", "hpv=", *options]) == 0
+        (request,) = store.requests()
+        asked = json.loads(request.read_bytes())
+        assert (asked["clinical"], asked["values"]) == ("1.2", {"age_y": "47", "figo_stage": "1b2", "hpv": None})
+        store.add_request(b'{"clinical": "1.9", "values": {"age_y": 1}}')
+        store.add_request(b'{"clinical": "1.2"}')
+        carry_out_requests(store=store, ledger=ledger, intake=None)  # type: ignore[arg-type]
+        assert store.requests() == []
+        events = [(line.event, line.detail) for line in ledger.audit_trail()]
+    assert [event for event, _ in events] == ["CLINICAL_ENTERED", "CLINICAL_REFUSED", "CLINICAL_REFUSED"]
+    assert "age_y, figo_stage, hpv withdrawn" in events[0][1] and "47" not in events[0][1]
+    capsys.readouterr()
+    assert main(["clinical", "1.2", *options]) == 0
+    shown = json.loads(capsys.readouterr().out)["values"]
+    assert (shown["age_y"]["value"], shown["figo_stage"]["value"]) == (47, "IB2")
+    assert shown["age_y"]["source"].startswith("entered on the command line by ")
+    for arguments, words in (
+        (["1.9"], "study 1.9 is not here"),
+        (["1.2", "age_y=900"], "900 is not between"),
+        (["1.2", "age"], "NAME=VALUE"),
+    ):
+        assert main(["clinical", *arguments, *options]) != 0
+        assert words in capsys.readouterr().err
+
+
+def test_predict_takes_clinical_values_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _declare(tmp_path, "strict", NODE_SIZE.format(wait_s=100.0, fallback="refuse"))
+    settings = write_config(tmp_path, node={"storage_root": "data", "models_root": "models", "systems_path": "systems"})
+    study, values = mr.write_study(tmp_path / "study", (mr.T2W,)), tmp_path / "values.json"
+    arguments = ["predict", str(study), "--out", str(tmp_path / "out"), "--system", "strict", "--config", str(settings)]
+    assert main(arguments) == 3
+    assert "node_short_axis_mm" in capsys.readouterr().out
+    values.write_text('{"node_short_axis_mm": 8}')
+    assert main([*arguments, "--clinical", str(values)]) == 0
+    values.write_text('{"node_short_axis_mm": -8}')
+    assert main([*arguments, "--clinical", str(values)]) == 3
+    assert "values.json: node_short_axis_mm: -8 is not between" in capsys.readouterr().err
+    values.write_text("[]")
+    assert main([*arguments, "--clinical", str(values)]) == 3
+
+
 def test_send_and_echo_reach_a_peer(pacs: Pacs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pacs.start()
     assert main(["echo", f"PACS@127.0.0.1:{pacs.port}"]) == 0
     study = mr.write_study(tmp_path / "study", (mr.T2W,))
     assert main(["send", str(study), "--to", f"PACS@127.0.0.1:{pacs.port}"]) == 0
     assert len(pacs.received) == 16 and "16 of 16 instances accepted" in capsys.readouterr().out
+    pacs.status = lambda ds: 0xC000
+    assert main(["send", str(study), "--to", f"PACS@127.0.0.1:{pacs.port}"]) == 1
+    assert "status 0xC000" in capsys.readouterr().out
     pacs.status = lambda ds: 0xA700
     assert main(["send", str(study), "--to", f"PACS@127.0.0.1:{pacs.port}"]) == 1
-    assert "status 0xA700" in capsys.readouterr().out
+    assert "out of resources: status 0xA700" in capsys.readouterr().err
 
 
 def test_predict_says_refused_with_its_exit_code(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -206,3 +206,28 @@ def test_delivery_is_in_the_audit_trail(results: Results, pacs: Pacs) -> None:
     lines: Any = results.ledger.audit_trail(job_id="a-1")
     assert [line.event for line in lines] == ["RESULT_DELIVERED"] * 3 + ["JOB_ENDED"]
     assert [line.detail.split(":")[0] for line in lines[:3]] == uids
+
+
+def test_peer_without_room_is_tried_again_for_ever(results: Results, pacs: Pacs) -> None:
+    pacs.start()
+    pacs.status = lambda ds: 0xA700
+    uids = results.add("a-1")
+    for hour in range(20):
+        results.deliverer.run(now=3600.0 * hour)
+    assert results.states("a-1") == [DeliveryState.PENDING] * 3
+    pacs.status = lambda ds: 0x0000
+    results.deliverer.run(now=3600.0 * 20)
+    assert pacs.uids() == uids
+    assert results.job("a-1").state is JobState.DONE
+
+
+def test_name_that_does_not_resolve_does_not_hold_up_another(settings: Settings, make_study: MakeStudy, pacs: Pacs) -> None:
+    peers = [p.model_copy(update={"host": "no-such-host.invalid"}) if p.ae_title == "SINK" else p for p in settings.peers]
+    pacs.start()
+    made = Results(settings.model_copy(update={"peers": tuple(peers)}), make_study)
+    try:
+        uids = made.add("a-1", to=("SINK", "PACS"))
+        made.deliverer.run(now=0)
+        assert pacs.uids() == uids
+    finally:
+        made.ledger.close()

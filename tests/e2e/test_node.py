@@ -193,3 +193,25 @@ def test_node_stops_and_starts_again_without_doing_anything_twice(settings: Sett
             assert len(started) == start
         finally:
             app.stop()
+
+
+def test_second_node_on_the_same_storage_is_a_config_error(hospital: Hospital) -> None:
+    second = build(hospital.app.settings)
+    with pytest.raises(ConfigError, match="another node runs on"):
+        second.start()
+    second.stop()
+    assert hospital.app.redis is not None and hospital.app.redis.is_running()
+
+
+@pytest.mark.parametrize(
+    "other", [{"PatientID": "", "PatientName": "Other^Eve"}, {"IssuerOfPatientID": "ELSEWHERE"}, {"PatientBirthDate": "19991231"}]
+)
+def test_patients_are_told_apart_without_their_id(hospital: Hospital, make_study: MakeStudy, other: dict[str, str]) -> None:
+    study = make_study(6)
+    for ds in study:
+        ds.PatientID, ds.IssuerOfPatientID = ("" if "PatientID" in other else "T-1"), "HERE"
+    for ds in study[3:]:
+        ds.update(dict(other))
+    store(hospital.app, study)
+    (job,) = hospital.ended(study, 1)
+    assert job.outcome and job.outcome.code == "MIXED_PATIENTS"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +13,14 @@ from typing import Any
 import pydicom
 import pytest
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MRImageStorage,
+    generate_uid,
+)
 from pynetdicom import AE
 from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import Verification
@@ -281,3 +289,33 @@ def test_transfer_syntax_that_we_do_not_know_is_not_accepted(node: Node, make_st
     assert [c.abstract_syntax for c in association.rejected_contexts] == [MRImageStorage]
     assert association.rejected_contexts[0].result == 0x04  # PS3.8 9.3.3.2: transfer syntaxes not supported
     assert association.send_c_echo().Status == 0x0000
+
+
+def test_deflated_instance_is_taken_and_one_that_fills_the_memory_is_not(
+    associate: Callable[..., Any], make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (ds,) = make_study(1)
+    association = associate(syntaxes=(DeflatedExplicitVRLittleEndian,))
+    deflated = encode(ds, False, True, deflated=True)
+    assert deflated is not None
+    monkeypatch.setattr("node.dicom.scp._MAX_INFLATED", 1 << 20)
+    (bomb,) = make_study(1, PixelData=bytes(2 << 20))
+    too_much = encode(bomb, False, True, deflated=True)
+    assert too_much is not None and len(too_much) < 20_000
+    assert _send_bytes(association, too_much, sop_instance_uid=bomb.SOPInstanceUID) == 0xC000
+    assert _send_bytes(association, deflated, sop_instance_uid=ds.SOPInstanceUID) == 0x0000
+
+
+def test_silent_connection_loses_its_place(node: Node, associate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert node.listener._ae.acse_timeout <= 10
+    node.listener._ae.acse_timeout = 0.5
+    node.listener._ae.maximum_associations = 2
+    silent = [socket.create_connection(("127.0.0.1", node.listener.port)) for _ in range(2)]
+    try:
+        end = time.monotonic() + 10
+        while not associate().is_established:
+            assert time.monotonic() < end
+            time.sleep(0.2)
+    finally:
+        for one in silent:
+            one.close()

@@ -12,8 +12,8 @@ import pydicom
 import pytest
 from pydicom import Dataset
 
-from node.intake import make_job, refer_to_bundle
 from node.jobs import JobOrder, JobOutcome, ResultStatus
+from node.planning import make_job, refer_to_bundle
 from node.predict import predict
 from node.storage.claims import Claims
 from node.storage.files import StudyStore
@@ -196,3 +196,13 @@ def test_predict_runs_each_study_of_the_folder(tmp_path: Path, models: Path) -> 
 def test_predict_refuses_a_folder_without_dicom(tmp_path: Path, models: Path) -> None:
     with pytest.raises(InputError, match="holds no DICOM file"):
         predict(tmp_path, tmp_path / "out", specs=[SPEC], models_root=models, station="CERVINODE")
+
+
+def test_predict_names_the_bad_file_and_keeps_the_rest(tmp_path: Path, models: Path) -> None:
+    study = mr.write_study(tmp_path / "study", (mr.T1W, mr.T2W_FS))
+    whole = next(study.iterdir())
+    (study / "broken.dcm").write_bytes(whole.read_bytes()[:420])
+    (result,) = predict(study, tmp_path / "out", specs=[SPEC], models_root=models, station="CERVINODE")
+    assert result.outcome.status is ResultStatus.REFUSED
+    assert "broken.dcm" in " ".join(result.outcome.reasons)
+    assert len(result.outcome.objects) == 1

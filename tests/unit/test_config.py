@@ -50,7 +50,7 @@ def test_example_names_every_setting() -> None:
 
 def test_example_shows_the_defaults() -> None:
     defaults, example = Settings(), load_settings(EXAMPLE)
-    for table in ("broker", "worker", "delivery"):
+    for table in ("broker", "worker", "delivery", "web"):
         assert getattr(defaults, table) == getattr(example, table)
     paths = {"storage_root", "models_root"}
     assert defaults.node.model_dump(exclude=paths) == example.node.model_dump(exclude=paths)
@@ -78,6 +78,9 @@ def test_every_setting_has_a_reason() -> None:
         ('[node]\nae_title = "SEVENTEEN_LETTERS"\n', "1 to 16 characters"),
         ('[[peers]]\nae_title = "P"\nhost = "h"\nport = 1\n[[peers]]\nae_title = "Q"\nhost = "h"\nport = 0\n', "[peers] number 2 port: "),
         ('[[peers]]\nae_title = "P"\nhost = "h"\nport = 1\n[[peers]]\nae_title = "P"\nhost = "h"\nport = 1\n', "'P' is listed twice"),
+        ('[web]\ntoken = "short"\n', "at least 16 characters"),
+        ('[[routes]]\nsystems = ["s"]\nexpect = ["T9W"]\n', "expect"),
+        ('[[peers]]\nae_title = "P"\nhost = "h"\nport = 1\nmay_send = false\nquery = true\n', "'P' is to be queried but may not send"),
         ('[[routes]]\nsystems = ["s"]\nto = ["X"]\n', "'to' names 'X'"),
         ('[[routes]]\nsystems = ["s"]\nfrom = ["X"]\n', "'from' names 'X'"),
     ],
@@ -89,6 +92,14 @@ def test_wrong_configuration_is_named_in_one_sentence(tmp_path: Path, text: str,
     assert expected in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_token_is_never_shown(tmp_path: Path) -> None:
+    for line in ('token = "secret"', 'token = "a secret with an \\u00e9"'):
+        with pytest.raises(ConfigError) as caught:
+            load_settings(_write(tmp_path, f"[web]\n{line}\n"))
+        assert "secret" not in str(caught.value)
+    assert "secret" not in repr(load_settings(_write(tmp_path, '[web]\ntoken = "a secret of some length"\n')))
 
 
 def test_missing_file_is_a_config_error(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pipelines.features import radiomics
 from pipelines.imaging.geometry import build_volume, centroid, from_sitk, resample_mask, to_sitk
 from pipelines.imaging.sequences import choose
 from pipelines.imaging.series import find_dicom_files, read_series
-from pipelines.models.bundle import Bundle, load_bundle
+from pipelines.models.bundle import Bundle, find_bundle, load_bundle
 from pipelines.models.classify import calibrated_log_odds, sigmoid
 from pipelines.models.explain import explain
 from pipelines.systems import catalogue
@@ -203,7 +203,7 @@ def test_probability_is_the_logistic_regression_of_the_bundle(bundle: Bundle) ->
     rows = np.random.default_rng(5).normal(size=(50, len(decision.features)))
     weights = np.linspace(0.5, -0.3, rows.shape[1])
     expected = 1.1 * 2 * (rows @ weights) - 0.2  # a softmax of (-s, s) has log-odds 2 s
-    assert np.allclose(calibrated_log_odds(bundle.classifier, decision, rows), expected, atol=1e-4)
+    assert np.allclose(calibrated_log_odds(bundle.model.classifier, decision, rows), expected, atol=1e-4)
 
 
 def test_altered_bundle_is_refused(tmp_path: Path) -> None:
@@ -231,3 +231,16 @@ def test_mask_keeps_its_place_on_another_grid(study: Path) -> None:
     assert np.allclose(centroid(moved), mr.CENTRE_MM, atol=0.5)
     volume = float(moved.array.sum()) * target.voxel_volume
     assert volume == pytest.approx(ellipsoid.sum() * source.voxel_volume, rel=0.05)
+
+
+def _with_status(folder: Path, status: str) -> None:
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"status": "demo"', f'"status": "{status}"'))
+
+
+def test_best_proven_and_highest_bundle_is_used(tmp_path: Path) -> None:
+    for version in ("demo-2", "demo-10"):
+        write_bundle(tmp_path, SPEC, version=version)
+    assert find_bundle(tmp_path, SPEC).name == "demo-10"
+    _with_status(write_bundle(tmp_path, SPEC, version="clinic-1"), "research")
+    assert find_bundle(tmp_path, SPEC).name == "clinic-1"

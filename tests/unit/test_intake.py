@@ -12,8 +12,9 @@ import pytest
 from pydicom import Dataset
 
 from node.config import NodeTable, Peer, Route, Settings
-from node.intake import BundleReference, Intake, is_own_result, make_job, routed, without_own_results
+from node.intake import Intake
 from node.jobs import JobState
+from node.planning import BundleReference, is_own_result, make_job, routed, without_own_results
 from node.storage.files import StudyStore
 from node.storage.ledger import Ledger
 from node.storage.records import Job, PlannedJob, ReceivedInstance

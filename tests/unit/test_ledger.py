@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 from node.audit import AuditEvent, record
 from node.jobs import TRANSITIONS, JobOrder, JobOutcome, JobState, OutcomeObject, ResultStatus
 from node.storage.ledger import Ledger, LedgerError
-from node.storage.records import DeliveryState, PlannedJob, ReceivedInstance
+from node.storage.records import ClinicalEntry, DeliveryState, PlannedJob, ReceivedInstance
+from node.storage.schema import MIGRATIONS
 
 
 @pytest.fixture
@@ -148,6 +150,65 @@ def test_reader_sees_but_never_writes(tmp_path: Path, ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match="no node has run here"):
         Ledger(tmp_path / "none.sqlite3", read_only=True)
     assert not (tmp_path / "none.sqlite3").exists()
+
+
+def test_ledger_of_the_first_schema_is_migrated(tmp_path: Path) -> None:
+    import sqlite3
+
+    path, job = tmp_path / "old.sqlite3", _job()
+    with sqlite3.connect(path) as db:
+        db.executescript(f"BEGIN; {MIGRATIONS[0]} PRAGMA user_version = 1; COMMIT;")
+        db.execute("INSERT INTO studies VALUES ('1.2', 'PACS', 100.0, 1, 1)")
+        old = job.order.model_dump_json(exclude={"clinical", "completeness"})
+        db.execute("INSERT INTO jobs VALUES ('a-1', 'key', '1.2', 's', 1, 'PLANNED', ?, '[]', NULL, 0, '', 1.0, 1.0)", (old,))
+    db.close()
+    with pytest.raises(LedgerError, match=r"written by another version of this program \(schema 1\)"):
+        Ledger(path, read_only=True)
+    with Ledger(path) as ledger:
+        (found,) = ledger.jobs()
+        assert found.order == job.order and found.waits_until is None
+        study = ledger.study("1.2")
+        assert study is not None and (study.checked_instance_id, study.completeness, study.n_missing) == (0, "", 0)
+        assert ledger.clinical("1.2") == [] and ledger.studies_with_new_values() == []
+
+
+def test_last_clinical_entry_counts_until_it_is_withdrawn(ledger: Ledger) -> None:
+    ledger.add_instance(_instance("1.2.3.1"))
+    ledger.plan("1.2", [], seen_instance_id=1)
+    entries = [ClinicalEntry("age_y", value, f"{value} years", "test", 1.0) for value in (47.0, 48.0)]
+    ledger.add_clinical("1.2", [*entries, ClinicalEntry("hpv", 1.0, "yes", "test", 1.0)])
+    ledger.add_clinical("1.3", [ClinicalEntry("age_y", 20.0, "20 years", "test", 1.0)])
+    assert [(e.name, e.value) for e in ledger.clinical("1.2")] == [("age_y", 48.0), ("hpv", 1.0)]
+    ledger.add_clinical("1.2", [ClinicalEntry("age_y", None, "", "test", 2.0)])
+    assert [(e.name, e.value) for e in ledger.clinical("1.2")] == [("hpv", 1.0)]
+
+
+def test_study_has_new_values_until_a_plan_has_seen_them(ledger: Ledger) -> None:
+    ledger.add_instance(_instance("1.2.3.1"))
+    ledger.add_clinical("1.2", [ClinicalEntry("age_y", 47.0, "47 years", "test", 1.0)])
+    assert ledger.studies_with_new_values() == [], "the plan of its images will see them"
+    ledger.plan("1.2", [], seen_instance_id=1)
+    assert [s.study_instance_uid for s in ledger.studies_with_new_values()] == ["1.2"]
+    ledger.plan("1.2", [], seen_clinical_id=ledger.studies_with_new_values()[0].last_clinical_id)
+    assert ledger.studies_with_new_values() == []
+
+
+def test_waiting_job_is_replaced_and_any_other_is_not(ledger: Ledger) -> None:
+    ledger.plan("1.2", [replace(_job(), waits_for="waits", waits_until=500.0)])
+    job = ledger.job("a-1")
+    assert job is not None and (job.state, job.detail, job.waits_until) == (JobState.WAITING, "waits", 500.0)
+    ledger.plan("1.2", [replace(_job(), key="another")])
+    again = ledger.job("a-1")
+    assert again is not None and (again.state, again.key, again.detail, again.waits_until) == (JobState.PLANNED, "another", "", None)
+    assert again.created_at == job.created_at
+    with pytest.raises(Exception, match="UNIQUE"):
+        ledger.plan("1.2", [_job()])
+
+
+def test_callers_are_listed_last_first(ledger: Ledger) -> None:
+    for number, calling in enumerate(("PACS", "MR", "PACS", "US")):
+        ledger.add_instance(_instance(f"1.2.3.{number}", calling=calling))
+    assert ledger.callers("1.2") == ["US", "PACS", "MR"]
 
 
 def test_newer_schema_is_refused(tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
 import pytest
 from pydicom import Dataset
 from pydicom.sr._concepts_dict import concepts
+from pydicom.uid import RTStructureSetStorage
 
 from pipelines.errors import ResultError
 from pipelines.types import BundleStatus, Code, Measurement, Refusal, RoiOrigin, SeriesRole
@@ -23,6 +24,8 @@ from tests.results import ADC, DIAMETER, ML, MM, MM2_S, VOLUME, Result, make_con
 
 # Codes of the contract that pydicom's dictionary does not carry, verified elsewhere.
 _VERIFIED_ELSEWHERE = {"371512006", "24869-0", "en", "MR", "US", "RID13", "ml", "mm", "mm2/s", "%", "1"}
+
+REFUSAL = Refusal("olnm_mri", "Occult lymph node metastasis (MRI)", "MISSING_SEQUENCE", ("No DWI series was found.",))
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,11 @@ def numbers(report: Dataset) -> dict[str, tuple[float, str]]:
 
 def texts(report: Dataset) -> list[str]:
     return [item.TextValue for item in _items(report) if item.ValueType == "TEXT"]
+
+
+def first_comment(report: Dataset) -> str:
+    """Return what stands first after the header rows of the report."""
+    return next(item.TextValue for item in report.ContentSequence if item.RelationshipType == "CONTAINS")
 
 
 def _items(item: Dataset) -> list[Dataset]:
@@ -141,6 +149,42 @@ def test_report_names_its_predecessor(result: Result) -> None:
     assert (series.SeriesInstanceUID, series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) == ("2.25.11", "2.25.12")
 
 
+def test_versions_are_told_apart(result: Result, objects: list[Dataset]) -> None:
+    context = make_context(version=2, predecessor=Predecessor.of(objects[-1]))
+    second = Result(result.sources, result.prediction, result.evidence, context)
+    again = second.build()
+    assert [d.SeriesDescription for d in again[-3:]] == [
+        "[RUO] DEMO AI OLNM v2 Grad-CAM",
+        "[RUO] DEMO AI OLNM v2 SEG",
+        "[RUO] DEMO AI OLNM v2",
+    ]
+    assert first_comment(again[-1]).endswith(" Version 2, replaces the result of 2026-01-02 09:30:15.")
+    (refusal,) = second.refuse(REFUSAL)
+    assert refusal.SeriesDescription == "[RUO] AI OLNM v2 REFUSED"
+    assert "Version 2, replaces" in first_comment(refusal)
+    assert "ersion" not in first_comment(objects[-1])
+
+
+def test_version_is_named_where_its_predecessor_left_no_report() -> None:
+    assert wording.version_words(make_context(version=3)) == "Version 3"
+
+
+def test_mark_comes_before_everything_that_was_found(result: Result, objects: list[Dataset]) -> None:
+    for report, words in (
+        (objects[-1], "DEMO MODEL - NOT FOR CLINICAL USE. RESEARCH USE ONLY"),
+        (result.refuse(REFUSAL)[0], "RESEARCH USE ONLY"),
+    ):
+        assert first_comment(report).startswith(words)
+    assert all(d.get("ContentDescription", d.get("DerivationDescription", "DEMO")).startswith("DEMO") for d in objects)
+
+
+def test_time_is_that_of_the_node_where_the_source_declares_no_zone(result: Result) -> None:
+    local = datetime(2026, 1, 3, 4, 0, tzinfo=timezone(timedelta(hours=8)))
+    built = Result(result.sources, result.prediction, result.evidence, make_context(created_at=local)).build()
+    assert {(d.ContentDate, d.ContentTime) for d in built} == {("20260103", "040000")}
+    assert {d.ContributingEquipmentSequence[-1].ContributionDateTime for d in built} == {"20260103040000+0800"}
+
+
 def test_dates_are_in_the_time_zone_of_the_source() -> None:
     result = make_result(TimezoneOffsetFromUTC="+0800")
     late = Result(result.sources, result.prediction, result.evidence, make_context(created_at=datetime(2026, 1, 2, 20, 0, tzinfo=UTC)))
@@ -152,13 +196,18 @@ def test_dates_are_in_the_time_zone_of_the_source() -> None:
     [
         ({}, codes.HIGH_RISK),
         ({"interval": (0.4, 0.9)}, codes.MODERATE_RISK),
-        ({"interval": None}, codes.HIGH_RISK),
-        ({"interval": None, "call": "negative", "probability": 0.1}, codes.LOW_RISK),
+        ({"interval": None}, None),
         ({"interval": (0.05, 0.2), "call": "negative", "probability": 0.1}, codes.LOW_RISK),
     ],
 )
-def test_risk_follows_call_and_interval(changes: dict[str, Any], expected: Code) -> None:
+def test_risk_follows_call_and_interval(changes: dict[str, Any], expected: Code | None) -> None:
     assert risk(make_prediction(**changes)) == expected
+
+
+def test_report_has_a_risk_only_where_there_is_an_interval(result: Result, objects: list[Dataset]) -> None:
+    bare = Result(result.sources, make_prediction(interval=None), result.evidence, result.context).build()[-1]
+    named = [{i.ConceptNameCodeSequence[0].CodeValue for i in _items(r) if i.ValueType == "CODE"} for r in (objects[-1], bare)]
+    assert ["RISK" in names for names in named] == [True, False]
 
 
 def test_negative_call_states_no_finding(result: Result) -> None:
@@ -167,6 +216,23 @@ def test_negative_call_states_no_finding(result: Result) -> None:
     values = {item.ConceptCodeSequence[0].CodeValue for item in _items(report) if item.ValueType == "CODE"}
     assert "OLNM.NEG" in values
     assert "14799000" not in values
+
+
+@pytest.mark.parametrize(("probability", "written"), [(1.0, 99.9), (0.99999, 99.9), (1e-9, 0.1), (0.0, 0.1)])
+def test_probability_is_never_written_as_certainty(result: Result, probability: float, written: float) -> None:
+    prediction = make_prediction(probability=probability, call="positive" if probability > 0.5 else "negative", interval=None)
+    report = Result(result.sources, prediction, result.evidence, result.context).build()[-1]
+    assert numbers(report)["P.OLNM"] == (written, "%")
+
+
+def test_probability_and_threshold_are_told_apart(result: Result) -> None:
+    prediction = make_prediction(probability=0.48214, threshold=0.4816, interval=(0.4, 0.5))
+    report = Result(result.sources, prediction, result.evidence, result.context).build()[-1]
+    found = numbers(report)
+    assert (found["P.OLNM"][0], found["THRESHOLD"][0]) == (48.21, 48.16)
+    assert any("probability 48.21 % (40.00 to 50.00 %), decision threshold 48.16 %" in text for text in texts(report))
+    summary = wording.summary(result.context.spec, make_prediction(probability=0.482, threshold=0.482, interval=None))
+    assert "probability 48.2 %, decision threshold 48.2 %" in summary
 
 
 def test_extreme_numbers_are_written_and_those_that_are_none_are_named() -> None:
@@ -219,6 +285,49 @@ def test_refusal_refers_only_to_the_patient_it_is_filed_under(result: Result) ->
     assert len(referred) == len(result.sources) - 1
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PatientWeight", "71"),
+        ("PatientAge", "055Y"),
+        ("StudyDescription", "Pelvis"),
+        ("AccessionNumber", "B2"),
+        ("ReferringPhysicianName", "R^R"),
+    ],
+)
+def test_series_may_differ_in_what_is_not_identity(result: Result, keyword: str, value: str, first: bool) -> None:
+    sources = tuple(copy.deepcopy(d) for d in result.sources)
+    for d in sources:
+        if (d.SeriesInstanceUID == sources[0].SeriesInstanceUID) == first:
+            setattr(d, keyword, value)
+    by_uid = {d.SOPInstanceUID: d for d in sources}
+    volumes = {r: replace(v, sources=tuple(by_uid[s.SOPInstanceUID] for s in v.sources)) for r, v in result.evidence.volumes.items()}
+    changed = Result(sources, result.prediction, replace(result.evidence, volumes=volumes), result.context)
+    expected = volumes[SeriesRole.T2W_FS].sources[0].get(keyword)
+    assert all(d.get(keyword) == expected for d in changed.build())
+    assert changed.refuse(REFUSAL)[0].get(keyword) == sources[0].get(keyword)
+
+
+def test_region_object_without_patient_study_attributes_may_come_first() -> None:
+    result = make_result(PatientWeight="70.5", PatientAge="055Y")
+    region = Dataset()
+    for keyword in ("PatientID", "PatientName", "StudyInstanceUID"):
+        region[keyword] = result.sources[0][keyword]
+    region.SOPClassUID, region.SOPInstanceUID, region.SeriesInstanceUID = RTStructureSetStorage, "2.25.7", "2.25.8"
+    region.Modality, region.SeriesNumber = "RTSTRUCT", 1
+    objects = Result((region, *result.sources), result.prediction, result.evidence, result.context).build()
+    assert {(d.PatientWeight, d.PatientAge) for d in objects} == {(70.5, "055Y")}
+
+
+def test_source_of_another_patient_is_found(result: Result, objects: list[Dataset]) -> None:
+    for keyword in ("PatientID", "StudyInstanceUID"):
+        stranger = copy.deepcopy(result.sources[-1])
+        setattr(stranger, keyword, "2.25.9")
+        with pytest.raises(ResultError, match=f"{stranger.SOPInstanceUID}: {keyword} differs"):
+            check_objects(objects, (*result.sources[:-1], stranger), identity=result.sources[0])
+
+
 def test_refusal_of_a_study_with_unknown_objects_is_written(result: Result) -> None:
     strange = copy.deepcopy(result.sources[0])
     strange.SOPClassUID = "1.2.3.4"
@@ -253,13 +362,13 @@ def test_check_names_object_and_attribute(
     broken = [copy.deepcopy(d) for d in objects]
     setattr(broken[index], keyword, value)
     with pytest.raises(ResultError, match=message) as caught:
-        check_objects(broken, result.sources)
+        check_objects(broken, result.sources, identity=result.sources[0])
     assert broken[index].SOPInstanceUID in str(caught.value)
 
 
 def test_check_finds_dangling_references_private_elements_and_shifted_frames(result: Result, objects: list[Dataset]) -> None:
     with pytest.raises(ResultError, match="neither a source nor a result"):
-        check_objects([d for d in objects if d.Modality != "SEG"], result.sources)
+        check_objects([d for d in objects if d.Modality != "SEG"], result.sources, identity=result.sources[0])
     for message, breaks in (
         ("is private", lambda d: d.add_new(0x00290010, "LO", "VENDOR")),
         ("no source slice", lambda d: _shift(d)),
@@ -267,7 +376,7 @@ def test_check_finds_dangling_references_private_elements_and_shifted_frames(res
         broken = [copy.deepcopy(d) for d in objects]
         breaks(broken[-2])
         with pytest.raises(ResultError, match=message):
-            check_objects(broken, result.sources)
+            check_objects(broken, result.sources, identity=result.sources[0])
 
 
 def _shift(seg: Dataset) -> None:
@@ -282,11 +391,14 @@ def test_feature_words_fit_a_code_meaning(result: Result) -> None:
     assert all(len(f"SHAP {w}") <= 64 for w in words)
 
 
-@pytest.mark.parametrize(("probability", "words"), [(0.99999, "> 99.9 %"), (1e-6, "< 0.1 %"), (0.9994, "99.9 %"), (0.5, "50.0 %")])
+@pytest.mark.parametrize(
+    ("probability", "words"), [(0.99999, "> 99.9 %"), (1e-6, "< 0.1 %"), (1.0, "> 99.9 %"), (0.9994, "99.9 %"), (0.5, "50.0 %")]
+)
 def test_probability_is_never_worded_as_certainty(probability: float, words: str) -> None:
-    assert wording.percent_words(probability) == words
+    assert wording.percent_words(probability, 1) == words
 
 
 def test_validated_bundle_still_says_research_use_only() -> None:
     assert wording.banner(BundleStatus.VALIDATED) == "RESEARCH USE ONLY"
-    assert wording.series_description(make_prediction(bundle_status=BundleStatus.RESEARCH), "SEG") == "[RUO] AI OLNM SEG"
+    prediction = make_prediction()
+    assert wording.series_description(prediction.finding, "SEG", version=1, status=BundleStatus.RESEARCH) == "[RUO] AI OLNM SEG"

@@ -9,10 +9,11 @@ import pytest
 
 from pipelines.types import Contribution, Measurement, SeriesRole
 from structured_reports.canvas import AGAINST, BACKGROUND, FOR, OUTLINE, colour_map
+from structured_reports.context import Predecessor
 from structured_reports.heatmap import draw_heatmap
 from structured_reports.report import key_slice
 from structured_reports.summary import draw_summary
-from tests.results import ADC, MM2_S, Result, make_context, make_prediction, make_result
+from tests.results import ADC, CREATED_AT, MM2_S, Result, make_context, make_prediction, make_result
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,15 @@ def test_summary_bar_is_as_long_as_the_probability(result: Result) -> None:
         assert is_colour(pixels[222], AGAINST).sum() == pytest.approx(976 * probability, abs=8)
 
 
+def test_summary_names_the_version_from_the_second_on(result: Result) -> None:
+    contexts = [
+        make_context(),
+        *(make_context(version=2, predecessor=Predecessor("2.25.1", "2.25.2", created_at=at)) for at in (None, CREATED_AT)),
+    ]
+    right = [draw_summary(result.prediction, result.evidence, c)[60:92, 640:1000].astype(int).sum() for c in contexts]
+    assert right[0] < right[1] < right[2]
+
+
 def test_crowded_pages_keep_their_margins(result: Result) -> None:
     crowded = replace(
         result.evidence,
@@ -79,7 +89,8 @@ def test_crowded_pages_keep_their_margins(result: Result) -> None:
         contributions=tuple(Contribution("x" * 90, "T2W_FS:radiomics", 0.0, 5.0 / (i + 1)) for i in range(30)),
     )
     prediction = make_prediction(title="A very long title " * 6, flags=("a flag with many words " * 9,) * 6, threshold=0.999)
-    pages = [draw_summary(prediction, crowded, make_context(station="A" * 16))]
+    late = make_context(station="A" * 16, version=12, predecessor=Predecessor("2.25.1", "2.25.2", created_at=CREATED_AT))
+    pages = [draw_summary(prediction, crowded, late)]
     pages.append(draw_heatmap(prediction, crowded, role=SeriesRole.DWI, index=8))
     for pixels in pages:
         for edge in (pixels[:4], pixels[-3:], pixels[:, :12], pixels[:, -12:]):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from io import BytesIO
 
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.valuerep import PersonName
 
 from pipelines.errors import ResultError
+from pipelines.types import Refusal
 from structured_reports.source import fit_text, has_undeclared_text, name_bytes, normalise_source
 from tests import mr
-from tests.results import make_result
+from tests.results import Result, make_result
 
 NAME = "Wang^XiaoDong=王^小东"
 
@@ -76,6 +81,29 @@ def test_invalid_birth_date_becomes_empty() -> None:
     header = received()
     header["PatientBirthDate"]._value = "unknown"
     assert normalise_source(header).PatientBirthDate == ""
+
+
+@pytest.mark.parametrize(
+    ("keyword", "raw"),
+    [("PatientWeight", b"70,5"), ("PatientWeight", b"inf "), ("SliceThickness", b"5,0 "), ("SpacingBetweenSlices", b"n/a ")],
+)
+def test_unreadable_numbers_make_no_report_impossible(keyword: str, raw: bytes) -> None:
+    result = make_result()
+    sources = tuple(with_raw(d, keyword, raw) for d in result.sources)
+    by_uid = {d.SOPInstanceUID: d for d in sources}
+    volumes = {r: replace(v, sources=tuple(by_uid[s.SOPInstanceUID] for s in v.sources)) for r, v in result.evidence.volumes.items()}
+    changed = Result(sources, result.prediction, replace(result.evidence, volumes=volumes), result.context)
+    objects = changed.build()
+    (report,) = changed.refuse(Refusal("olnm_mri", "Occult lymph node metastasis (MRI)", "INPUT", ("Nothing usable.",)))
+    assert not any("PatientWeight" in d for d in (*objects, report))
+    assert keyword not in normalise_source(sources[0])
+
+
+def with_raw(header: Dataset, keyword: str, raw: bytes) -> Dataset:
+    """Return a copy of the header with an attribute as a file may hold it: not converted yet."""
+    out, tag = copy.copy(header), Tag(keyword)
+    out[tag] = RawDataElement(tag, "DS", len(raw), raw, 0, False, True)
+    return out
 
 
 def test_source_without_uid_is_named() -> None:
