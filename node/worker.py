@@ -174,7 +174,7 @@ class Worker:
         for item in earlier.objects if earlier else ():
             header = pydicom.dcmread(self._store.result_folder(earlier.job_id) / item.path, stop_before_pixels=True)  # type: ignore[union-attr]
             if header.Modality == "SR":
-                return Predecessor(str(header.SeriesInstanceUID), str(header.SOPInstanceUID), str(header.SOPClassUID))
+                return Predecessor.of(header)
         return None
 
     def _build_refusal(self, order: JobOrder, series: Sequence[Series], refusal: Refusal) -> list[Dataset]:

@@ -69,6 +69,9 @@ def export_lightgbm(model: LGBMClassifier, path: Path, rows: NDArray[np.float32]
     graph = onnxmltools.convert_lightgbm(model, name="classifier", initial_types=[("rows", kind)], target_opset=15, zipmap=False)
     for output in graph.graph.output:  # the converter declares a batch of one
         output.type.tensor_type.shape.dim[0].Clear()
+    opsets = sorted(graph.opset_import, key=lambda o: o.domain)  # the converter keeps them in a set, whose order varies by process
+    del graph.opset_import[:]
+    graph.opset_import.extend(opsets)
     path.write_bytes(onnx.ModelProto.SerializeToString(graph, deterministic=True))
     got = open_session(path).run(None, {"rows": rows})[1]
     return _record(path, "LightGBM", len(rows), float(np.abs(got - model.predict_proba(rows)).max()))

@@ -25,7 +25,10 @@ from tests.e2e.conftest import MakeStudy
 from tests.e2e.qr import Archive
 from tests.e2e.test_node import wait_for
 
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture

@@ -20,7 +20,10 @@ from pipelines.errors import ConfigError
 from tests.e2e.conftest import Pacs, make_settings
 
 MakeStudy = Callable[..., list[Dataset]]
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 def store(app: App, datasets: list[Dataset], *, calling: str = "SCANNER") -> list[int]:

@@ -26,7 +26,10 @@ from tests.e2e.conftest import Pacs
 from tests.e2e.test_node import _text, store, wait_for
 from tests.reports import LYMPH_NODE, MM, SHORT_AXIS, group, make_report
 
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"),
+]
 
 TOKEN = "a token of the tests"
 SYSTEM = """

@@ -25,6 +25,7 @@ from pipelines.systems import catalogue
 from tests import mr
 from tests.bundles import write_bundle
 
+pytestmark = pytest.mark.slow
 SPEC = catalogue()["olnm_mri"]
 Spoil = Callable[[list[Dataset]], None]
 

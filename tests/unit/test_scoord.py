@@ -58,7 +58,8 @@ def test_outline_is_chosen_by_code_then_by_name(tmp_path: Path) -> None:
     ovary = Outline(image, rectangle(80, 150, 90, 160), label="Ovary")
     named = Outline(image, rectangle(120, 150, 140, 170), label="Tumour")
     coded = Outline(image, rectangle(120, 150, 150, 180), label="A", finding=NEOPLASM)
-    for outlines, area in (((ovary, named, coded), 900), ((ovary, named), 400), ((ovary,), 100)):
+    alone = Outline(image, rectangle(80, 150, 90, 160), label="Outline 1")
+    for outlines, area in (((ovary, named, coded), 900), ((ovary, named), 400), ((alone,), 100)):
         frame = _read(tmp_path / str(area), image, make_report(*outlines))
         assert frame.roi is not None and frame.roi.sum() == area
 
