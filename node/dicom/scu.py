@@ -155,6 +155,8 @@ def _send_one(association: Any, path: Path, peer: Address) -> Sent:
     if not association.is_established and association.accepted_contexts:
         raise TransportError(f"{peer} broke off the association")
     header = pydicom.dcmread(path)
+    if missing := [k for k in ("SOPClassUID", "SOPInstanceUID") if not header.get(k)]:
+        return Sent(path, Answer.FAILED, f"cannot be sent: it has no {', '.join(missing)}")
     sop_class = UID(header.SOPClassUID)
     accepted = {(c.abstract_syntax, c.transfer_syntax[0]) for c in association.accepted_contexts}
     own = UID(header.file_meta.TransferSyntaxUID)
@@ -162,7 +164,9 @@ def _send_one(association: Any, path: Path, peer: Address) -> Sent:
         return Sent(path, Answer.OMITTED, f"{peer} does not accept {sop_class.name} as {own.name}")
     try:
         status = association.send_c_store(header)
-    except (RuntimeError, ValueError) as error:
+    except ValueError as error:  # the object itself, say with a UID of more than 64 characters
+        return Sent(path, Answer.FAILED, f"cannot be sent: {error}")
+    except RuntimeError as error:
         raise TransportError(f"{peer}: {error}") from error
     return _judge(path, status, peer)
 

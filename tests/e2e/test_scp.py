@@ -80,7 +80,7 @@ def associate(node: Node) -> Iterator[Callable[..., Any]]:
             association.release()
 
 
-def _send_bytes(association: Any, data_set: bytes, *, sop_instance_uid: str) -> int:
+def send_bytes(association: Any, data_set: bytes, *, sop_instance_uid: str) -> int:
     """Send these very bytes as the data set of a C-STORE of an MR image."""
     from pynetdicom.dimse_primitives import C_STORE
 
@@ -157,7 +157,7 @@ def test_image_without_pixel_data_does_not_match_its_class(node: Node, associate
 def test_other_sop_instance_than_announced_does_not_match(node: Node, associate: Callable[..., Any], make_study: MakeStudy) -> None:
     (ds,) = make_study(1)
     announced = generate_uid()
-    assert _send_bytes(associate(), _encoded(ds), sop_instance_uid=announced) == 0xA900
+    assert send_bytes(associate(), _encoded(ds), sop_instance_uid=announced) == 0xA900
     assert not node.path(ds).exists() and node.ledger.find_instance(announced) is None
 
 
@@ -166,7 +166,7 @@ def test_study_uid_that_is_a_path_does_not_match(node: Node, associate: Callable
     (ds,) = make_study(1)
     ds.StudyInstanceUID = "1.2.3.4.5.6.7.8.90"
     content = _encoded(ds).replace(b"1.2.3.4.5.6.7.8.90", b"../../../../../abc")
-    assert _send_bytes(associate(), content, sop_instance_uid=ds.SOPInstanceUID) == 0xA900
+    assert send_bytes(associate(), content, sop_instance_uid=ds.SOPInstanceUID) == 0xA900
     assert "StudyInstanceUID: '../.." in node.ledger.audit_trail()[-1].detail
 
 
@@ -176,7 +176,7 @@ def test_corrupt_data_set_is_not_understood(node: Node, associate: Callable[...,
     content = _encoded(ds)
     damaged = {"noise": b"\xff" * 5000, "cut pixels": content[:-100], "cut header": content[:40]}[damage]
     association = associate()
-    assert _send_bytes(association, damaged, sop_instance_uid=ds.SOPInstanceUID) in (0xC000, 0xA900)
+    assert send_bytes(association, damaged, sop_instance_uid=ds.SOPInstanceUID) in (0xC000, 0xA900)
     assert not node.path(ds).exists() and node.ledger.find_instance(ds.SOPInstanceUID) is None
     assert association.send_c_store(good).Status == 0x0000, "the rest of the study is kept"
 
@@ -192,8 +192,8 @@ def test_cut_off_jpeg_is_not_understood(node: Node, make_study: MakeStudy) -> No
     ae.add_requested_context(MRImageStorage, [JPEGLosslessSV1])
     association = ae.associate("127.0.0.1", node.listener.port, ae_title="CERVINODE")
     content = _encoded(ds)
-    assert _send_bytes(association, content[:-50], sop_instance_uid=ds.SOPInstanceUID) == 0xC000
-    assert _send_bytes(association, content, sop_instance_uid=ds.SOPInstanceUID) == 0x0000
+    assert send_bytes(association, content[:-50], sop_instance_uid=ds.SOPInstanceUID) == 0xC000
+    assert send_bytes(association, content, sop_instance_uid=ds.SOPInstanceUID) == 0x0000
     association.release()
 
 
@@ -231,7 +231,7 @@ def test_big_endian_is_taken(node: Node, make_study: MakeStudy) -> None:
     association = ae.associate("127.0.0.1", node.listener.port, ae_title="CERVINODE")
     content = encode(ds, False, False)
     assert content is not None
-    assert _send_bytes(association, content, sop_instance_uid=ds.SOPInstanceUID) == 0x0000
+    assert send_bytes(association, content, sop_instance_uid=ds.SOPInstanceUID) == 0x0000
     association.release()
     assert pydicom.dcmread(node.path(ds)).Rows == 16
 
@@ -302,8 +302,8 @@ def test_deflated_instance_is_taken_and_one_that_fills_the_memory_is_not(
     (bomb,) = make_study(1, PixelData=bytes(2 << 20))
     too_much = encode(bomb, False, True, deflated=True)
     assert too_much is not None and len(too_much) < 20_000
-    assert _send_bytes(association, too_much, sop_instance_uid=bomb.SOPInstanceUID) == 0xC000
-    assert _send_bytes(association, deflated, sop_instance_uid=ds.SOPInstanceUID) == 0x0000
+    assert send_bytes(association, too_much, sop_instance_uid=bomb.SOPInstanceUID) == 0xC000
+    assert send_bytes(association, deflated, sop_instance_uid=ds.SOPInstanceUID) == 0x0000
 
 
 def test_silent_connection_loses_its_place(node: Node, associate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
