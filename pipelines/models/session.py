@@ -8,12 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from pipelines.errors import BundleError, InferenceError, NotFinite
 from pipelines.types import FloatArray
 
 Float32Array = NDArray[np.float32]
 
+_UNUSABLE = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile, state.NotImplemented)
 _ERRORS_ONLY = 3  # onnxruntime log severity; LightGBM graphs declare an output shape that would warn at each call
 
 
@@ -38,7 +40,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     options.use_deterministic_compute = True
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises its own classes, which derive from nothing narrower
+    except _UNUSABLE as error:
         raise BundleError(f"{path.name} cannot be opened: {error}") from error
 
 

@@ -46,6 +46,6 @@ SPEC = PipelineSpec(
     ),
     cnn=Cnn(roles=_SEQUENCES, crop_mm=90.0, size=90, keep=50),
     positive="occult lymph node metastasis suspected",
-    negative="no sign of occult lymph node metastasis",
+    negative="occult lymph node metastasis not suspected",
     source="[OLNM] Luo et al., Sci Rep 2025;15:29259",
 )
