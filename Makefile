@@ -14,7 +14,7 @@ test: $(VENV)/.training lint ## everything, with Orthanc, dcmtk and dicom3tools 
 	deploy/system-packages.sh test
 	$(BIN)/python -m pytest
 
-test-fast: $(VENV)/.testing ## about a minute, without training libraries and foreign servers
+test-fast: $(VENV)/.testing ## about three minutes, without training libraries and foreign servers
 	$(BIN)/python -m pytest -m "not slow and not train"
 
 lint: $(VENV)/.testing
