@@ -25,11 +25,10 @@ from pipelines.imaging.sequences import choose, classify_study, rank
 from pipelines.imaging.series import find_dicom_files, read_series
 from pipelines.imaging.ultrasound import choose_ultrasound, rank_ultrasound
 from pipelines.spec import PipelineSpec
-from pipelines.types import Choice, Series, SeriesRole, UltrasoundCandidate
+from pipelines.types import OUR_MODEL_NAME, Choice, Series, SeriesRole, UltrasoundCandidate
 
 _DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}  # a file of such a name without the DICM prefix is a damaged one, not a stranger
 _OBJECTS = {SeriesRole.SEG, SeriesRole.RTSTRUCT, SeriesRole.SR}
-_OUR_MODEL_NAME = "Cervinode"
 _MAX_REASONS = 3  # why images were left out, per series
 
 
@@ -132,7 +131,7 @@ def _mixed(series: Sequence[Series]) -> tuple[str, ...]:
 def _row(series: Series, verdict: Verdict, images: Sequence[UltrasoundCandidate], repeated: Mapping[str, int]) -> SeriesRow:
     header = series.header
     role, score, reason, problems = verdict.role, verdict.score, verdict.reason, _problems(series, verdict)
-    if all(text(d, "ManufacturerModelName") == _OUR_MODEL_NAME for d in series.instances):
+    if all(text(d, "ManufacturerModelName") == OUR_MODEL_NAME for d in series.instances):
         role, score, reason, problems = None, 0.0, "a result of this software: never an input", ()
     elif header.modality == "US":
         role, score, reason, problems = _judge_ultrasound(series, images)

@@ -24,9 +24,8 @@ from pipelines.imaging.elements import text
 from pipelines.imaging.sequences import choose, describe_found
 from pipelines.models.bundle import MANIFEST, find_bundle
 from pipelines.spec import ClinicalInput, PipelineSpec
-from pipelines.types import ClinicalValue, Series, SeriesRole
+from pipelines.types import OUR_MODEL_NAME, ClinicalValue, Series, SeriesRole
 
-OUR_MODEL_NAME = "Cervinode"  # ManufacturerModelName of every result object
 OUR_MARK = "[RUO]"  # their series descriptions begin with it
 _ROI_MODALITIES = {"SEG", "RTSTRUCT"}
 _JOB_ID_DIGITS = 32  # hex digits of the key: 128 bits

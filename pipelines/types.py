@@ -17,6 +17,8 @@ from pydicom import Dataset
 
 FloatArray = NDArray[np.float64]
 
+OUR_MODEL_NAME = "Cervinode"  # Manufacturer's Model Name (0008,1090) of every result object: by it we know our own when they come back
+
 
 class SeriesRole(StrEnum):
     """What a series is for, by its physics. The names are stable: they appear in JSON, in the SR and in manifests."""

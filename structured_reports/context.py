@@ -11,6 +11,7 @@ from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 
 from pipelines.spec import PipelineSpec
+from pipelines.types import OUR_MODEL_NAME
 
 _OFFSET = re.compile(r"([+-])(\d\d)(\d\d)$")
 
@@ -59,7 +60,7 @@ class ReportContext:
     predecessor: Predecessor | None = None
     sr_class_uid: str = Comprehensive3DSRStorage
     manufacturer: str = "Cervinode project"
-    model_name: str = "Cervinode"
+    model_name: str = OUR_MODEL_NAME
     software_version: str = field(default_factory=lambda: installed_version("cervinode"))
 
     def time_for(self, source: Dataset) -> datetime:

@@ -22,7 +22,7 @@ from pydicom import Dataset
 from pipelines.errors import InputError
 from pipelines.features.clinical import KNOWN, parse
 from pipelines.imaging.elements import items, number, text
-from pipelines.types import ClinicalValue, Series
+from pipelines.types import OUR_MODEL_NAME, ClinicalValue, Series
 
 _GROUP, _TRACKING_IDENTIFIER, _FINDING = "125007", "112039", "121071"  # DCM
 _FINDING_SITE = ("363698007", "G-C0E3")  # SCT, SRT
@@ -35,7 +35,6 @@ _NODE_WORDS = re.compile(r"lymph[\s-]*node|lymphadenopathy|\bln\b", re.IGNORECAS
 _TUMOUR_WORDS = re.compile(r"tumou?r|neoplasm|carcinoma|cancer", re.IGNORECASE)
 _MM = {"mm": 1.0, "cm": 10.0}  # by UCUM unit
 _STAGE = re.compile(r"\b(?:IV|I{1,3}|[1-4])[A-C]\d?\b")
-_OUR_MODEL_NAME = "Cervinode"
 
 
 class _Group(NamedTuple):
@@ -53,7 +52,7 @@ def from_study(series: Sequence[Series]) -> dict[str, ClinicalValue]:
     Of several reports the newest one that has a value counts. What is unreadable or outside its range is not there.
     """
     found = from_attributes(series)
-    reports = [d for s in series if s.header.modality == "SR" for d in s.instances if text(d, "ManufacturerModelName") != _OUR_MODEL_NAME]
+    reports = [d for s in series if s.header.modality == "SR" for d in s.instances if text(d, "ManufacturerModelName") != OUR_MODEL_NAME]
     for report in sorted(reports, key=_written):
         found |= from_report(report)
     return found

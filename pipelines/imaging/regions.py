@@ -17,7 +17,7 @@ from pydicom import Dataset
 from pipelines.errors import InputError, MissingRoi
 from pipelines.imaging.elements import UNREADABLE, text
 from pipelines.imaging.geometry import resample_mask
-from pipelines.types import FloatArray, ImageVolume, Roi, RoiOrigin, Series, SeriesRole
+from pipelines.types import OUR_MODEL_NAME, FloatArray, ImageVolume, Roi, RoiOrigin, Series, SeriesRole
 
 _NAMES = re.compile(r"tumou?r|lesion|cervi|cancer|gtv|neoplasm|\broi\b", re.IGNORECASE)
 _OTHER_NAMES = re.compile(r"node|nodal|lymph|gtv[-_ ]?n|\bln\b|metast", re.IGNORECASE)  # a tumour word in them means another structure
@@ -29,7 +29,6 @@ _NEOPLASM_CODES = {
     "363354003",
     "4147007",
 }  # SCT: primary, secondary, neoplasm, cervical cancer, mass
-_OUR_MODEL_NAME = "Cervinode"
 _HALF = 0.5
 _HOW = {"manual": "by hand", "semiautomatic": "semi-automatically", "automatic": "by other software"}  # Segment Algorithm Type (0062,0008)
 _IN_PLANE = 0.5  # slices that a contour may spread over
@@ -71,7 +70,7 @@ def _read_region(header: Dataset, volumes: Mapping[SeriesRole, ImageVolume], nam
 
 
 def _is_region(header: Dataset) -> bool:
-    return text(header, "Modality") in ("SEG", "RTSTRUCT") and text(header, "ManufacturerModelName") != _OUR_MODEL_NAME
+    return text(header, "Modality") in ("SEG", "RTSTRUCT") and text(header, "ManufacturerModelName") != OUR_MODEL_NAME
 
 
 def _made_at(header: Dataset) -> tuple[str, str, str]:

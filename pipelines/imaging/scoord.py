@@ -14,7 +14,7 @@ from pydicom import Dataset
 
 from pipelines.imaging.elements import items, text, values
 from pipelines.imaging.regions import choose_named, fill_polygon
-from pipelines.types import FloatArray, FrameRegion, Series, as_float
+from pipelines.types import OUR_MODEL_NAME, FloatArray, FrameRegion, Series, as_float
 
 _TRACKING_IDENTIFIER, _FINDING = "112039", "121071"  # DCM
 _PERSON_NAME, _DEVICE_NAME = "121008", "121013"  # DCM: Person Observer Name, Device Observer Name
@@ -42,7 +42,7 @@ def find_frame_regions(series: Sequence[Series], images: Collection[str], *, nam
         The newest report draws several labels, and which one is the tumour cannot be told.
     """
     sent = [d for s in series if s.header.modality == "SR" for d in s.instances]
-    reports = [d for d in sent if text(d, "ManufacturerModelName") != "Cervinode"]
+    reports = [d for d in sent if text(d, "ManufacturerModelName") != OUR_MODEL_NAME]
     for report in sorted(reports, key=_written, reverse=True):
         shapes = [s for s in _shapes(report, "", "") if any(uid in images for uid, _ in s.references)]
         if shapes:
