@@ -23,13 +23,12 @@ from pipelines.imaging.pixels import read_slices
 from pipelines.imaging.rules import Verdict
 from pipelines.imaging.sequences import choose, classify_study, rank
 from pipelines.imaging.series import find_dicom_files, read_series
-from pipelines.imaging.ultrasound import choose_ultrasound, rank_ultrasound
+from pipelines.imaging.ultrasound import explain_left_out, rank_ultrasound
 from pipelines.spec import PipelineSpec
 from pipelines.types import OUR_MODEL_NAME, Choice, Series, SeriesRole, UltrasoundCandidate
 
 _DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}  # a file of such a name without the DICM prefix is a damaged one, not a stranger
 _OBJECTS = {SeriesRole.SEG, SeriesRole.RTSTRUCT, SeriesRole.SR}
-_MAX_REASONS = 3  # why images were left out, per series
 
 
 def run(folder: Path, *, systems: Mapping[str, PipelineSpec], as_json: bool, width: int) -> int:
@@ -198,45 +197,24 @@ def _judge_ultrasound(series: Series, images: Sequence[UltrasoundCandidate]) -> 
     if best.frame_number:
         return None, best.score, f"{where}B-mode with {best.score:.0f} of 100 points, but another series has a better image", best.problems
     problems = tuple(dict.fromkeys(p for c in own for p in c.problems))
-    return None, 0.0, "; ".join(_left_out(own)), problems
-
-
-def _left_out(images: Sequence[UltrasoundCandidate]) -> list[str]:
-    """Return why images were left out, those of one reason together."""
-    alike: dict[str, list[str]] = {}
-    for image in images:
-        reason = "; ".join(image.reasons)
-        alike.setdefault(reason.removeprefix(name_image(image.source)), []).append(reason)
-    sentences = [group[0] + (f" (and {_count(len(group) - 1, 'more image')})" if len(group) > 1 else "") for group in alike.values()]
-    if len(sentences) > _MAX_REASONS:
-        sentences = [*sentences[:_MAX_REASONS], f"{len(sentences) - _MAX_REASONS} more reasons"]
-    return sentences
+    return None, 0.0, "; ".join(explain_left_out(own)), problems
 
 
 def _try(spec: PipelineSpec, series: Sequence[Series]) -> SystemRow:
     """Return what a system would do with a study: read all of it that the system needs, short of predicting."""
-    wanted = tuple(role for role in spec.required if role is not SeriesRole.TVUS)
     ranked = rank(series, spec)
-    chosen = {role: ranked[role][0] for role in wanted if ranked.get(role)}
+    chosen = {role: ranked[role][0] for role in spec.required if ranked.get(role)}
+    region, lacks = "", []
+    try:
+        chosen = choose(series, spec)
+        region = _read_case(spec, series, chosen)
+    except MissingSequence as error:
+        lacks = str(error).split("; ")
+    except (InputError, *UNREADABLE) as error:
+        lacks = [str(error)]
     uids = {str(role): choice.header.series_instance_uid for role, choice in chosen.items()}
     reasons = [f"{role}: series {choice.header.label()}: {choice.reason}" for role, choice in chosen.items()]
-    lacks: list[str] = []
-    try:
-        if wanted:
-            reasons.append(_read_case(spec, series, choose(series, replace(spec, required=wanted))))
-    except MissingSequence as error:
-        lacks += str(error).split("; ")
-    except (InputError, *UNREADABLE) as error:
-        lacks.append(str(error))
-    if SeriesRole.TVUS in spec.required:
-        try:
-            frame = choose_ultrasound(series, names=spec.roi_names)
-        except InputError as error:
-            lacks.append(str(error))
-        else:
-            uids[str(SeriesRole.TVUS)] = frame.header.series_instance_uid
-            reasons.append(f"TVUS: series {frame.header.label()}: {name_image(frame.source)}: {'; '.join(frame.reasons)}")
-    return SystemRow(spec.name, spec.title, not lacks, tuple(lacks or reasons), uids)
+    return SystemRow(spec.name, spec.title, not lacks, tuple(lacks or [*reasons, region]), uids)
 
 
 def _read_case(spec: PipelineSpec, series: Sequence[Series], chosen: Mapping[SeriesRole, Choice]) -> str:

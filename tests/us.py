@@ -40,7 +40,7 @@ class Picture:
     series: int = 1
     frames: int = 1
     lesion_scale: Sequence[float] = (1.0,)
-    colour: str = ""  # "", "caliper" or "doppler"
+    colour: str = ""  # "", "caliper", "white caliper" or "doppler"
     photometric: str = "RGB"
     planar: int = 0
     regions: tuple[Dataset, ...] | None = None  # None: the B-mode region, calibrated
@@ -87,6 +87,8 @@ def paint(picture: Picture) -> np.ndarray:
         rgb = np.repeat(grey[..., None], 3, axis=2)
         if picture.colour == "caliper":
             rgb[120, 150:160] = rgb[115:126, 155] = (255, 255, 0)
+        if picture.colour == "white caliper":
+            rgb[120, 150:160] = rgb[115:126, 155] = TEXT
         if picture.colour == "doppler":
             rgb[100:160, 140:200] = (200, 30, 20)
         frames.append(rgb.astype(np.uint8))
@@ -189,9 +191,11 @@ def make_report(
     """Return a structured report with one measurement group per outline, as TID 1500 and TID 1410 nest them."""
     d = Dataset()
     d.SpecificCharacterSet = "ISO_IR 100"
-    d.SOPClassUID, d.SOPInstanceUID = ComprehensiveSRStorage, generate_uid(entropy_srcs=["tests", "us report", str(number)])
-    d.StudyInstanceUID, d.SeriesInstanceUID = STUDY, generate_uid(entropy_srcs=["tests", "us report series", str(number)])
-    d.PatientName, d.PatientID, d.Modality, d.ManufacturerModelName = "TEST^PHANTOM", "T-1", "SR", model
+    image = outlines[0].image
+    origin = ["tests", str(image.StudyInstanceUID), str(number)]
+    d.SOPClassUID, d.SOPInstanceUID = ComprehensiveSRStorage, generate_uid(entropy_srcs=[*origin, "us report"])
+    d.StudyInstanceUID, d.SeriesInstanceUID = image.StudyInstanceUID, generate_uid(entropy_srcs=[*origin, "us report series"])
+    d.PatientName, d.PatientID, d.Modality, d.ManufacturerModelName = image.PatientName, image.PatientID, "SR", model
     d.SeriesNumber, d.InstanceNumber, d.SeriesDescription = 900 + number, 1, "Measurements"
     d.ContentDate, d.ContentTime = "20260101", time
     d.ValueType, d.ConceptNameCodeSequence = "CONTAINER", [_code("126000", "DCM", "Imaging Measurement Report")]

@@ -34,7 +34,10 @@ _PRIVATE = (
     _PrivateElement("GEMS_PARM_01", 0x0043, 0x39),  # first of "1000\8\0\0"
     _PrivateElement("Philips Imaging DD 001", 0x2001, 0x03, "<f"),
     _PrivateElement("Image Private Header", 0x0065, 0x09, "<d"),  # United Imaging
+    _PrivateElement("MMCPrivate", 0x0029, 0x30, "<d"),  # Hitachi
 )
+_SILENT_AT_ZERO = ("TOSHIBA", "CANON")  # makers that write a b-value only where a diffusion gradient was applied
+_GE_TRACE = 19  # of (0043,xx30), by which GE tells T2 (14), directions (16), FA (18) and trace images (19) of one scan apart
 _SIEMENS_NAME = re.compile(r"^\W*ep_b(\d+)(?:t|#\d+)?$")  # Sequence Name (0018,0024) "*ep_b800t", where private elements were removed
 _CANON_COMMENT = re.compile(r"\bb=\s*(\d+(?:\.\d+)?)\s*\(", re.IGNORECASE)  # Image Comments (0020,4000) "b=1000(0.44,0.00,0.89)"
 _TRACE_TYPES = {"TRACEW", "TRACE", "ISO", "ISOTROPIC", "DWI_TRACE"}
@@ -44,7 +47,7 @@ def b_value(header: Dataset) -> float | None:
     """Return the b-value in s/mm2, or ``None`` where the image is not diffusion weighted or does not say.
 
     The standard element Diffusion b-value (0018,9087) of PS3.3 C.8.13.5.9 wins; then the vendors' private elements in turn, then what
-    Siemens and Canon write in words. Values below ``NEARLY_ZERO`` count as zero.
+    Siemens and Canon write in words. An echo planar image of Canon that says nothing has b = 0. Values below ``NEARLY_ZERO`` count as zero.
     """
     value = number(header, "DiffusionBValue")
     if value is None and text(header, "DiffusionDirectionality").upper() == "NONE":
@@ -53,6 +56,8 @@ def b_value(header: Dataset) -> float | None:
         value = next((v for v in (_private(header, element) for element in _PRIVATE) if v is not None), None)
     if value is None:
         value = _in_words(header)
+    if value is None and "EP" in upper(header, "ScanningSequence") and text(header, "Manufacturer").upper().startswith(_SILENT_AT_ZERO):
+        value = 0.0
     if value is None or value < 0:
         return None
     value %= _GE_OFFSET
@@ -75,6 +80,8 @@ def nominal(b_values: Iterable[float]) -> dict[float, float]:
 def is_trace(header: Dataset) -> bool:
     """Tell whether an image is the mean over directions that the scanner made."""
     if _TRACE_TYPES & set(upper(header, "ImageType")[2:]) or text(header, "DiffusionDirectionality").upper() == "ISOTROPIC":
+        return True
+    if _private(header, _PrivateElement("GEMS_PARM_01", 0x0043, 0x30, "<h")) == _GE_TRACE:
         return True
     philips = private(header, "Philips Imaging DD 001", 0x2001, 0x04)
     return philips is not None and _decoded(philips.value).strip().upper() in ("I", "ISOTROPIC")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from pipelines.errors import BadGeometry
-from pipelines.imaging.adc import fit_adc, geometric_mean
+from pipelines.imaging.adc import bring_to_unit, fit_adc, geometric_mean
 from pipelines.imaging.diffusion import b_value, nominal
 from pipelines.imaging.elements import integer, numbers, text, upper, value
 from pipelines.imaging.multiframe import Frame, expand, name_image
@@ -35,7 +35,8 @@ def build_volume(choice: Choice) -> ImageVolume:
     """Read the pixels of a chosen series into one regular volume, ordered by position along the slice normal.
 
     Diffusion images of several directions at one position become their geometric mean, the trace image. A choice of role ADC whose images
-    have several b-values becomes the map computed from them (:mod:`pipelines.imaging.adc`), in 1e-6 mm2/s.
+    have several b-values becomes the map computed from them (:mod:`pipelines.imaging.adc`). Every ADC map is in 1e-6 mm2/s; the reason
+    says in which unit the scanner's own one was sent.
 
     Raises
     ------
@@ -43,24 +44,30 @@ def build_volume(choice: Choice) -> ImageVolume:
         Slices are missing, doubled, differently oriented or of different size; the message names series and slice.
     UndecodablePixels
         An instance's pixel data is absent, truncated or in a form that cannot be decoded.
+    InputError
+        An ADC map has no plausible unit.
     """
     label = f"series {choice.header.label()}"
     frames = choice.frames or expand(choice.instances)
     b_values = nominal(b for b in map(b_value, frames) if b is not None)
     computed = choice.role is SeriesRole.ADC and len(set(b_values.values())) > 1
     slices = stack(frames, label)
+    reason = choice.reason
     if computed:
         array = _fit(slices, b_values, label)
     else:
         _check_repeats(slices, label, diffusion=choice.role is SeriesRole.DWI)
         array = _mean(slices, label, is_map=choice.role is SeriesRole.ADC)
+        if choice.role is SeriesRole.ADC:
+            array, words = bring_to_unit(array, frames, label)
+            reason = f"{reason}; {words}"
     affine, frame = _affine([images[0] for images in slices]), choice.header.frame_of_reference_uid or None
     try:
         volume = hd.Volume(array, affine, "PATIENT", frame_of_reference_uid=frame)
     except ValueError:  # axes rounded in the header: off the right angle by more than highdicom takes and less than stack() refuses
         volume = hd.Volume(array, _squared(affine), "PATIENT", frame_of_reference_uid=frame)
     sources = tuple(images[0] for images in slices)
-    return ImageVolume(role=choice.role, header=choice.header, volume=volume, sources=sources, reason=choice.reason)
+    return ImageVolume(role=choice.role, header=choice.header, volume=volume, sources=sources, reason=reason)
 
 
 def stack(frames: Sequence[Dataset], label: str) -> list[list[Dataset]]:

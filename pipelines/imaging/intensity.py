@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from pipelines.imaging.geometry import to_sitk
 from pipelines.spec import Preprocess
-from pipelines.types import ImageVolume
+from pipelines.types import ImageVolume, SeriesRole
 
 SCALE = 100.0  # per standard deviation: a bin width of 25 then gives some 20 to 40 grey levels, on raw z-scores it gives two
 _N4_VOXEL_MM = 6.0  # in-plane voxel size at which the field is fitted: coil fields vary over centimetres, and it takes a tenth of the time
@@ -20,10 +20,13 @@ def preprocess(image: ImageVolume, rule: Preprocess) -> hd.Volume:
     """Return the sequence as features see it: float32, same grid, N4 and z-score x 100 where the rule says so.
 
     The z-score's mean and standard deviation are those of the body ([OLNM] Radiomics feature extraction), so that the amount of air in
-    the field of view does not matter. An ADC map is in physical units and is never normalised: its system's rule leaves it out.
+    the field of view does not matter. An ADC map is in physical units and is never normalised: its system's rule leaves it out. The body
+    of an ultrasound image is its sector: what is not black.
     """
+    if image.role not in (*rule.n4, *rule.normalise):
+        return image.volume.astype(np.float32)
     work = to_sitk(image.volume.astype(np.float32))
-    body = body_mask(work)
+    body = work > 0 if image.role is SeriesRole.TVUS else body_mask(work)
     if image.role in rule.n4:
         work = _correct_bias(work, body)
     array = sitk.GetArrayFromImage(work)

@@ -102,6 +102,8 @@ def _flatten(group: Dataset, frame: Frame) -> None:
             for nested in _NESTED:
                 for inner in items(item, nested)[:1]:
                     _take(inner, frame)
+    if items(group, "RealWorldValueMappingSequence"):  # stays a sequence: it codes its unit
+        frame[tag_for_keyword("RealWorldValueMappingSequence")] = group["RealWorldValueMappingSequence"]
     philips = private(group, "Philips MR Imaging DD 005", 0x2005, 0x0F)  # the single-frame header, as an item
     if philips is not None and philips.VR == "SQ" and philips.value:
         _take(philips.value[0], frame, only_private=True)

@@ -20,6 +20,7 @@ from pydicom.pixels import iter_pixels
 from pydicom.uid import RLELossless
 
 from pipelines.errors import UndecodablePixels
+from pipelines.imaging.adc import map_scale
 from pipelines.imaging.elements import UNREADABLE, integer, number, private, text
 from pipelines.imaging.multiframe import Frame, name_image, rescale
 from pipelines.types import as_float
@@ -30,7 +31,7 @@ FloatPixels = NDArray[np.float32]
 def read_slices(headers: Sequence[Dataset], label: str, *, is_map: bool = False) -> list[FloatPixels]:
     """Return one float32 array (rows, columns) per image or frame, in modality units, in the given order.
 
-    ``label`` names the series in errors. ``is_map``: the scanner's own map, whose unit must stay.
+    ``label`` names the series in errors. ``is_map``: the scanner's own ADC map, in the unit in which it was sent.
 
     Raises
     ------
@@ -51,7 +52,7 @@ def read_slices(headers: Sequence[Dataset], label: str, *, is_map: bool = False)
     scales = None if is_map else _scales(headers)
     slices = []
     for i, header in enumerate(headers):
-        slope, intercept = rescale(header)
+        slope, intercept = map_scale(header)[:2] if is_map else rescale(header)
         scaled = stored[i].astype(np.float32) * np.float32(slope)
         displayed = np.asarray(scaled + np.float32(intercept), dtype=np.float32)
         slices.append(displayed if scales is None else displayed / np.float32(scales[i]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import highdicom as hd
 import numpy as np
@@ -30,7 +31,7 @@ _NEOPLASM_CODES = {
     "4147007",
 }  # SCT: primary, secondary, neoplasm, cervical cancer, mass
 _HALF = 0.5
-_HOW = {"manual": "by hand", "semiautomatic": "semi-automatically", "automatic": "by other software"}  # Segment Algorithm Type (0062,0008)
+_HOW = {"MANUAL": "by hand", "SEMIAUTOMATIC": "semi-automatically", "AUTOMATIC": "by other software"}  # Segment Algorithm Type (0062,0008)
 _IN_PLANE = 0.5  # slices that a contour may spread over
 _SAME_PLANE = 0.05  # slices
 
@@ -103,9 +104,10 @@ def _from_seg(header: Dataset, volumes: Mapping[SeriesRole, ImageVolume], names:
     target = _target(referenced, text(header, "FrameOfReferenceUID"), volumes, what)
     drawn = seg.get_volume(segment_numbers=[number], combine_segments=False)
     mask = drawn.with_array((drawn.array[..., 0] >= _HALF).astype(np.uint8))  # a fractional segment is its half-maximum
-    how = str(next(d for d in segments if int(d.SegmentNumber) == number).get("SegmentAlgorithmType", "")).lower()
+    how = str(next(d for d in segments if int(d.SegmentNumber) == number).get("SegmentAlgorithmType", "")).upper()
     description = f'SEG segment {number} "{label}"' + (f", drawn {_HOW[how]}" if how in _HOW else "")
-    return _roi(target, resample_mask(mask, target.volume), RoiOrigin.SEG, description, header)
+    roi = _roi(target, resample_mask(mask, target.volume), RoiOrigin.SEG, description, header)
+    return replace(roi, segment_algorithm_type=how if how in _HOW else "")
 
 
 def _type_code(segment: Dataset) -> str:

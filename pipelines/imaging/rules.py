@@ -34,12 +34,16 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When all conditions hold the series is a candidate for ``role`` (``None``: it never wins any) with this score."""
+    """When all conditions hold the series is a candidate for ``role`` (``None``: it never wins any) with this score.
+
+    ``diffusion``: its images are measured diffusion images, of whatever b-value.
+    """
 
     role: SeriesRole | None
     score: float
     reason: str
     conditions: tuple[Condition, ...]
+    diffusion: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class Verdict(NamedTuple):
     role: SeriesRole | None
     score: float
     reason: str
+    diffusion: bool = False
 
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -79,7 +84,8 @@ _LOCALIZER = r"\bloc(alizer)?\b|scout|survey|(?<![a-z])localis|3[- ]?pl(ane)?\b"
 _PROCESSED = {"MIP", "MAXIP", "MINIP", "MNIP", "MPR", "CSA MPR", "PROJECTION IMAGE", "SUBTRACTION", "SUB", "SUBTRACT", "VRT", "SSD"}
 _SCREEN = {"SCREEN SAVE", "SCREENSAVE", "SCREEN_SAVE", "SECONDARY CAPTURE", "CSA REPORT", "CSA RESULT", "REPORT"}
 _DIFFUSION_MAPS = {"FA", "COLOR", "DIFFUSION_ANISO", "EADC", "EXP_ADC", "TENSOR", "TRACEW_MAP", "RA", "VR"}
-_DIFFUSION_MAP_NAMES = r"(?<![a-z])(e[-_ ]?adc|exp\w*[-_ ]adc|fa)(?![a-z])"
+_DIFFUSION_MAP_NAMES = r"(?<![a-z])(e[-_ ]?adc|exp\w*[-_ ](adc|apparent)|fa|fractional[-_ ]an\w*|rel\w*[-_ ]an\w*)(?![a-z])"
+_ADC_NAMES = r"(?<![a-z])(adc|avg[-_. ]+dc|average[-_ ]dc)|apparent"
 _PROCESSED_NAMES = r"(?<![a-z])(sub(tract(ion|ed))?|mip|mpr|ttp|auc|ktrans|wash[- ]?(in|out)|pei|mean ?curve)(?![a-z])"
 _CALCULATED_NAMES = r"calc[_ ]?b|synth(etic)?[_ ]?(b|dwi)|(?<![a-z])cdwi|(?<![a-z])cb\d{3}|computed[_ ]?(b|dwi)"
 # In order: the first rule that holds decides. Times in ms.
@@ -87,6 +93,7 @@ RULES: tuple[Rule, ...] = (
     Rule(_R.SEG, 100, "Segmentation Storage", _when(("modality", "is", "SEG"))),
     Rule(_R.RTSTRUCT, 100, "RT Structure Set Storage", _when(("modality", "is", "RTSTRUCT"))),
     Rule(_R.SR, 100, "structured report", _when(("modality", "is", "SR"))),
+    Rule(None, 0, "ultrasound, of which the study's best image counts", _when(("modality", "is", "US"))),
     Rule(None, 0, "not an MR series", _when(("is_mr", "is", False))),
     Rule(None, 0, "not an MR image by its SOP class", _when(("is_image", "is", False))),
     Rule(None, 0, "a multi-frame image without functional groups", _when(("undescribed_frames", "is", True))),
@@ -102,7 +109,7 @@ RULES: tuple[Rule, ...] = (
     Rule(None, 0, "a diffusion map by its name", _when(("derived", "is", True), ("description", "matches", _DIFFUSION_MAP_NAMES))),
     Rule(None, 0, "a calculated b-value image", _when(("description", "matches", _CALCULATED_NAMES))),
     Rule(_R.ADC, 90, "ImageType says ADC", _when(("is_adc", "is", True))),
-    Rule(_R.ADC, 70, "a derived map named ADC", _when(("derived", "is", True), ("description", "matches", r"(?<![a-z])adc|apparent"))),
+    Rule(_R.ADC, 70, "a derived map named ADC", _when(("derived", "is", True), ("description", "matches", _ADC_NAMES))),
     Rule(None, 0, "a calculated b-value image, from {sequence_name}", _when(("sequence_name", "matches", r"ep_b\d+_\d+"))),
     Rule(None, 0, f"fewer than {_MIN_SLICES} slices", _when(("n_slices", "below", _MIN_SLICES))),
     Rule(
@@ -110,10 +117,15 @@ RULES: tuple[Rule, ...] = (
         90,
         "echo planar with b-values up to {b_max:g} s/mm2",
         _when(("scanning_sequence", "has", "EP"), ("b_max", "at least", 100)),
+        diffusion=True,
     ),
-    Rule(_R.DWI, 70, "b-values up to {b_max:g} s/mm2", _when(("b_max", "at least", 100))),
+    Rule(_R.DWI, 70, "b-values up to {b_max:g} s/mm2", _when(("b_max", "at least", 100)), diffusion=True),
     Rule(
-        None, 0, "echo planar with b-values up to {b_max:g} s/mm2 only", _when(("scanning_sequence", "has", "EP"), ("b_max", "at least", 0))
+        None,
+        0,
+        "echo planar with b-values up to {b_max:g} s/mm2 only",
+        _when(("scanning_sequence", "has", "EP"), ("b_max", "at least", 0)),
+        diffusion=True,
     ),
     Rule(None, 0, "echo planar without a readable b-value", _when(("scanning_sequence", "has", "EP"))),
     Rule(None, 0, "the fat image of a Dixon sequence", _when(("dixon", "is", "fat"))),
@@ -183,7 +195,7 @@ def classify_part(part: Part, contrast: Mapping[str, Any]) -> Verdict:
         if rule.role in adjustment.roles and _holds(adjustment.conditions, facts):
             score += adjustment.points
             reason += f"; {adjustment.reason.format(**facts)}"
-    return Verdict(rule.role, max(score, 1.0) if rule.role else 0.0, reason)
+    return Verdict(rule.role, max(score, 1.0) if rule.role else 0.0, reason, rule.diffusion)
 
 
 def names_contrast(header: SeriesHeader) -> str:

@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pydicom import Dataset
-
 from pipelines.errors import MissingSequence
-from pipelines.imaging.adc import usable_b_values
 from pipelines.imaging.contrast import DEFAULT_DELAY_S, ContrastTimes, delay_penalty, time_contrast
-from pipelines.imaging.diffusion import b_value, is_trace, nominal
+from pipelines.imaging.diffusion_choice import as_choice, choose_dwi, compute_adc, join_adc
 from pipelines.imaging.elements import text
 from pipelines.imaging.multiframe import expand
-from pipelines.imaging.parts import Part, check, split
+from pipelines.imaging.parts import Part, split
 from pipelines.imaging.rules import Verdict, classify_part
-from pipelines.imaging.series import summarise
+from pipelines.imaging.ultrasound_case import choose_image
 from pipelines.spec import PipelineSpec
 from pipelines.types import Choice, Series, SeriesRole
 
-_B_TOLERANCE = 0.15  # relative: 750 to 900 s/mm2 stand for the 800 s/mm2 of [OLNM]
-_COMPUTED_ADC = 40.0  # score of a map computed from diffusion images: any map that the scanner made wins
 _DYNAMIC_POINTS = 10.0  # that a phase of a dynamic scan loses where no delay is asked for: single scans have finer pixels
 
 
@@ -57,22 +52,38 @@ def rank(series: Sequence[Series], spec: PipelineSpec) -> dict[SeriesRole, tuple
     for one in judged:
         for choice in _choices(one, spec, times):
             found.setdefault(choice.role, []).append((choice, one.part))
-    return {role: tuple(choice for choice, _ in sorted(pairs, key=_merit, reverse=True)) for role, pairs in found.items()}
+    found.setdefault(SeriesRole.ADC, []).extend(join_adc(one.part for one in judged if one.verdict.diffusion))
+    return {role: tuple(choice for choice, _ in sorted(pairs, key=_merit, reverse=True)) for role, pairs in found.items() if pairs}
 
 
 def choose(series: Sequence[Series], spec: PipelineSpec) -> dict[SeriesRole, Choice]:
-    """Choose one series per required role: the first of :func:`rank`.
+    """Choose one series per required role: the first of :func:`rank`, for TVUS the image with the best frame of the whole study.
+
+    A study that has one of the system's reduced sets of sequences, and no more, is chosen too; whether the bundle can use it is its affair.
 
     Raises
     ------
     MissingSequence
         A required role has no candidate; the message names each one.
+    MissingRoi
+        A report outlines something on the ultrasound that cannot be used.
     """
     ranked = rank(series, spec)
-    missing = [role for role in spec.required if role not in ranked]
-    if missing:
-        raise MissingSequence("; ".join(_missing_sentence(role, spec) for role in missing))
-    return {role: ranked[role][0] for role in spec.required}
+    chosen: dict[SeriesRole, Choice] = {}
+    missing: list[str] = []
+    for role in spec.required:
+        if role in ranked:
+            chosen[role] = ranked[role][0]
+        elif role is SeriesRole.TVUS:
+            try:
+                chosen[role] = choose_image(series, names=spec.roi_names)
+            except MissingSequence as error:
+                missing.append(str(error))
+        else:
+            missing.append(_missing_sentence(role, spec))
+    if missing and not any(set(roles) == set(chosen) for roles in spec.reduced):
+        raise MissingSequence("; ".join(missing))
+    return chosen
 
 
 def settle(choice: Choice, series: Sequence[Series], spec: PipelineSpec) -> Choice:
@@ -124,51 +135,11 @@ def _choices(judged: _Judged, spec: PipelineSpec, times: ContrastTimes) -> list[
     if verdict.role is None:
         return []
     if verdict.role is SeriesRole.DWI:
-        return [c for c in (_dwi(part, verdict, spec), _computed_adc(part)) if c]
+        return [c for c in (choose_dwi(part, verdict.score, verdict.reason, wanted_b=spec.b_value), compute_adc(part)) if c]
     score, reason = verdict.score, verdict.reason
     if verdict.role is SeriesRole.CE_T1W:
         points, words = delay_penalty(times, part, DEFAULT_DELAY_S if spec.contrast_delay_s is None else spec.contrast_delay_s)
         score, reason = score - points, f"{reason}; {words}" if words else reason
     if verdict.role in (SeriesRole.T1W, SeriesRole.CE_T1W) and spec.contrast_delay_s is None and times.phase(part):
         score -= _DYNAMIC_POINTS
-    return [_as_choice(part, verdict.role, part.frames, max(score, 1.0), reason)]
-
-
-def _as_choice(part: Part, role: SeriesRole, frames: Sequence[Dataset], score: float, reason: str) -> Choice:
-    used = {text(d, "SOPInstanceUID") for d in frames}
-    instances = tuple(d for d in part.series.instances if text(d, "SOPInstanceUID") in used)
-    return Choice(role=role, header=part.series.header, instances=instances, score=score, reason=reason, frames=tuple(frames))
-
-
-def _dwi(part: Part, verdict: Verdict, spec: PipelineSpec) -> Choice | None:
-    b_values = part.header.b_values
-    b = max(b_values) if spec.b_value is None else min(b_values, key=lambda v: abs(v - (spec.b_value or 0)))
-    if spec.b_value is not None and abs(b - spec.b_value) > _B_TOLERANCE * spec.b_value:
-        return None
-    frames, words = _images_at(part, b)
-    reason = f"{verdict.reason}; the images with b = {b:g} s/mm2 taken{words}"
-    return _as_choice(part, SeriesRole.DWI, frames, verdict.score, reason)
-
-
-def _images_at(part: Part, b: float) -> tuple[list[Dataset], str]:
-    """Return the images of one nominal b-value: trace images where there are some, and what was done with the directions in words."""
-    names = nominal(v for v in map(b_value, part.frames) if v is not None)
-    frames = [d for d in part.frames if (v := b_value(d)) is not None and names[v] == b]
-    traces = [d for d in frames if is_trace(d)]
-    if traces and len(traces) < len(frames) and check(traces, "") is None:
-        return traces, " (the trace images)"
-    positions = summarise(frames, n_instances=len(frames)).n_positions
-    if len(frames) > positions:
-        return frames, f" (geometric mean of {len(frames) // positions} directions)"
-    return frames, ""
-
-
-def _computed_adc(part: Part) -> Choice | None:
-    """Return the ADC map that can be computed from the diffusion images of a part."""
-    used = usable_b_values(part.header.b_values)
-    if not used or part.problem:
-        return None
-    frames = [d for b in used for d in _images_at(part, b)[0]]
-    words = ", ".join(f"{b:g}" for b in used)
-    reason = f"no map of the scanner is used: computed here from diffusion images with b = {words} s/mm2, mono-exponential fit"
-    return _as_choice(part, SeriesRole.ADC, frames, _COMPUTED_ADC, reason)
+    return [as_choice([part], verdict.role, part.frames, max(score, 1.0), reason)]

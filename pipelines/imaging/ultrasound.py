@@ -32,6 +32,7 @@ _IMAGE_CLASSES = {
     UID("1.2.840.10008.5.1.4.1.1.6"),  # Ultrasound Image Storage (Retired)
     UID("1.2.840.10008.5.1.4.1.1.3"),  # Ultrasound Multi-frame Image Storage (Retired)
 }
+_MAX_REASONS = 3  # sentences on images that were left out
 _MAX_COLOUR = 0.02  # share of the sector: more is Doppler or elastography, less is graphics
 _ELASTOGRAPHY = re.compile(r"elasto|shear.?wave|\bswe\b|\bstrain\b", re.IGNORECASE)
 _PELVIC = re.compile(r"trans.?vag\w*|endo.?vag\w*|vaginal|endo.?cav\w*|\btvu?s\b|gyn\w*|pelvi\w*|cervix|uter\w*", re.IGNORECASE)
@@ -59,7 +60,7 @@ CRITERIA: tuple[Criterion, ...] = (
     Criterion("declared", 30, "the scanner declares its B-mode region", "no region is declared: the sector was found from the pixels"),
     Criterion("calibrated", 30, "calibrated, {spacing} mm per pixel", "not calibrated in cm: no millimetres"),
     Criterion("pelvic", 20, '"{pelvic}" in its header', "nothing in its header says transvaginal or gynaecological"),
-    Criterion("uncovered", 10, "no coloured graphics", "coloured graphics, painted over on {covered:.1%} of the sector"),
+    Criterion("uncovered", 10, "no graphics on the tissue", "graphics on the tissue, painted over on {covered:.1%} of the sector"),
     Criterion("lossless", 10, "no lossy compression", "lossy compression"),
 )
 
@@ -74,19 +75,41 @@ def choose_ultrasound(series: Sequence[Series], *, names: Collection[str] = ()) 
     MissingRoi
         A report outlines something on these images that cannot be used.
     """
-    ranked, regions = rank_ultrasound(series, names=names), _regions(series, names)
+    ranked, regions = rank_ultrasound(series, names=names), find_outlines(series, names)
     frame = read_frame(ranked[0].source, ranked[0].header, regions) if ranked and ranked[0].frame_number else None
     if regions and (frame is None or frame.roi is None):
         outlined = {r.sop_instance_uid for r in regions}
         why = "; ".join(reason for c in ranked if c.source.SOPInstanceUID in outlined for reason in c.reasons)
         raise MissingRoi(f"{regions[0].description}, drawn by {regions[0].drawn_by}, cannot be used: {why}")
     if frame is None:
-        why = "; ".join(dict.fromkeys(reason for c in ranked for reason in c.reasons))
+        why = "; ".join(explain_left_out(ranked))
         raise MissingSequence("no B-mode ultrasound image found" + (f": {why}" if why else ""))
     return frame
 
 
-def _regions(series: Sequence[Series], names: Collection[str]) -> tuple[FrameRegion, ...]:
+def explain_left_out(images: Sequence[UltrasoundCandidate]) -> list[str]:
+    """Return why images were left out, in few sentences: those of one reason together."""
+    alike: dict[str, list[str]] = {}
+    for image in images:
+        reason = "; ".join(image.reasons)
+        alike.setdefault(reason.removeprefix(name_image(image.source)), []).append(reason)
+    sentences = []
+    for first, *others in alike.values():
+        more = f"{len(others)} more image{'s' if len(others) > 1 else ''}"
+        sentences.append(f"{first} (and {more})" if others else first)
+    if len(sentences) > _MAX_REASONS:
+        return [*sentences[:_MAX_REASONS], f"{len(sentences) - _MAX_REASONS} more reasons"]
+    return sentences
+
+
+def find_outlines(series: Sequence[Series], names: Collection[str]) -> tuple[FrameRegion, ...]:
+    """Return what the newest structured report that draws on the ultrasound of a study outlines there.
+
+    Raises
+    ------
+    MissingRoi
+        It draws several things, and which one is the tumour cannot be told.
+    """
     images = {text(d, "SOPInstanceUID") for s in series if s.header.modality == "US" for d in s.instances}
     return find_frame_regions(series, images, names=names)
 
@@ -94,11 +117,11 @@ def _regions(series: Sequence[Series], names: Collection[str]) -> tuple[FrameReg
 def rank_ultrasound(series: Sequence[Series], *, names: Collection[str] = ()) -> list[UltrasoundCandidate]:
     """Rank the ultrasound images of a study, best first and those left out last.
 
-    An image with a person's outline beats all others; then the larger outlined section, the score (:data:`CRITERIA`), the larger region,
-    the later image.
+    An image with a person's outline beats all others, and of these a calibrated one, as sections are compared in mm2; then the larger
+    section, the score (:data:`CRITERIA`), the larger region, the later image.
     """
     images = [(s.header, d) for s in series if s.header.modality == "US" for d in s.instances]
-    regions = _regions(series, names)
+    regions = find_outlines(series, names)
     ranked: list[tuple[tuple[object, ...], UltrasoundCandidate]] = []
     for header, source in images:
         late = (header.series_number or 0, integer(source, "InstanceNumber") or 0, str(source.SOPInstanceUID))
@@ -106,17 +129,19 @@ def rank_ultrasound(series: Sequence[Series], *, names: Collection[str] = ()) ->
             frame = read_frame(source, header, regions)
         except InputError as error:
             damaged = (str(error),) if isinstance(error, UndecodablePixels) else ()
-            ranked.append(((0, 0.0, 0.0, 0, late), UltrasoundCandidate(header, source, None, 0.0, (str(error),), damaged)))
+            ranked.append(((0, False, False, 0.0, 0.0, 0, late), UltrasoundCandidate(header, source, None, 0.0, (str(error),), damaged)))
         else:
             candidate = UltrasoundCandidate(header, source, frame.frame_number, frame.score, frame.reasons, frame.problems)
-            ranked.append(((1, _section(frame), frame.score, frame.grey.size, late), candidate))
+            ranked.append(((1, *_section(frame), frame.score, frame.grey.size, late), candidate))
     return [candidate for _, candidate in sorted(ranked, key=lambda pair: pair[0], reverse=True)]
 
 
-def _section(frame: UltrasoundFrame) -> float:
-    """Return the outlined area: mm2, pixels where there is no calibration, 0 without outline."""
+def _section(frame: UltrasoundFrame) -> tuple[bool, bool, float]:
+    """Return whether something is outlined, whether it has a size, and its area: mm2, pixels where there is no calibration."""
+    if frame.roi is None:
+        return False, False, 0.0
     row, column = frame.spacing_mm or (1.0, 1.0)
-    return 0.0 if frame.roi is None else float(np.count_nonzero(frame.roi)) * row * column
+    return True, frame.spacing_mm is not None, float(np.count_nonzero(frame.roi)) * row * column
 
 
 def read_frame(source: Dataset, header: SeriesHeader, regions: Sequence[FrameRegion] = ()) -> UltrasoundFrame:
@@ -209,7 +234,7 @@ def _cut(rgb: Rgb, layout: Layout, where: str) -> tuple[Box, Mask, tuple[str, ..
 
 
 def _judge(source: Dataset, layout: Layout, *, covered: float) -> tuple[float, tuple[str, ...], tuple[str, ...]]:
-    """Return score, reasons and problems by :data:`CRITERIA`; ``covered`` is the share of the sector under coloured graphics."""
+    """Return score, reasons and problems by :data:`CRITERIA`; ``covered`` is the share of the sector under graphics."""
     pelvic = _PELVIC.search(" ".join(text(source, k) for k in _NAME_KEYWORDS))
     facts = {
         "declared": layout.box is not None,
@@ -226,7 +251,7 @@ def _judge(source: Dataset, layout: Layout, *, covered: float) -> tuple[float, t
     reasons = tuple(c.reason.format(**details) for c in CRITERIA if facts[c.fact])
     problems = tuple(c.problem.format(**details) for c in CRITERIA if not facts[c.fact])
     if text(source, "BurnedInAnnotation") == "YES":
-        problems += ("the header says that text is burned in: white text on the tissue itself is not recognised",)
+        problems += ("the header says that text is burned in: white text on the tissue itself may be left",)
     return sum(c.points for c in CRITERIA if facts[c.fact]), reasons, problems
 
 

@@ -1,7 +1,8 @@
 """Pixels of an ultrasound frame: display values, the sector that holds the tissue, and what was drawn over it.
 
-What is recognised: anything outside the sector's convex hull (text, rulers, grey bars, traces), and coloured graphics within it.
-What is not: white or grey text and calipers drawn on the tissue itself; nothing sets their pixels apart from bright tissue with certainty.
+What is recognised: anything outside the sector's convex hull (text, rulers, grey bars, traces), and within it coloured graphics and those
+of one level that is far above all tissue. What is not: other white or grey text and calipers on the tissue itself, above all after lossy
+compression; nothing sets their pixels apart from bright tissue with certainty.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ _COLOUR = 32  # of 255 between the channels; chroma of lossy JPEG stays below on
 _BLACK = 6  # of 255; background noise of lossy compression stays below
 _WINDOW = 9  # pixels; wider than a stroke of text, narrower than a line of text is long
 _DENSE = 0.5  # share of a window that is not black, within tissue
+_GAP = 8  # of 255; tissue has a level in any window of this width below its brightest
+_ONE_LEVEL = 4  # of 255; conversion of colours spreads one level so far
+_MIN_GRAPHICS = 20  # pixels; the brightest speckles of a frame are fewer
 _DOMINANT = 0.5  # share of all non-black pixels that the sector holds, or there is no single sector
 
 
@@ -117,14 +121,31 @@ def find_sector(grey: NDArray[np.float32]) -> Mask | None:
 
 
 def clean(rgb: NDArray[np.uint8], sector: Mask) -> Tissue:
-    """Set what lies outside the sector to 0 and give pixels under coloured graphics the value of the nearest tissue."""
+    """Set what lies outside the sector to 0 and give pixels under graphics the value of the nearest tissue."""
     grey = to_grey(rgb)
     lit = max(int(np.count_nonzero(sector & (grey > _BLACK))), 1)
     coloured = sector & (np.ptp(rgb, axis=2) > _COLOUR)
-    covered = ndimage.binary_dilation(coloured, iterations=1) & sector  # their anti-aliased or blurred edges too
+    covered = (
+        ndimage.binary_dilation(coloured | _find_white(grey, sector), np.ones((3, 3))) & sector
+    )  # their anti-aliased or blurred edges too
     hidden = covered | ~sector
     if covered.any() and not hidden.all():
         nearest = ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True)
         grey[covered] = grey[tuple(nearest)][covered]
     grey[~sector] = 0.0
     return Tissue(grey=grey, hidden=hidden, colour_share=np.count_nonzero(coloured) / lit)
+
+
+def _find_white(grey: NDArray[np.float32], sector: Mask) -> Mask:
+    """Return the pixels of one level that a gap parts from all darker ones: graphics have one level, tissue any up to its brightest."""
+    counts = np.bincount(np.round(grey[sector]).astype(np.int64), minlength=256)
+    levels = np.flatnonzero(counts)
+    white = levels[levels > levels[-1] - _ONE_LEVEL] if levels.size else levels
+    darker = levels[: levels.size - white.size]
+    if (
+        not darker.size
+        or white[0] - darker[-1] <= max(_GAP, 4 * np.median(np.diff(darker, prepend=-1)))
+        or counts[white].sum() < _MIN_GRAPHICS
+    ):
+        return np.zeros_like(sector)
+    return np.asarray(sector & (grey > white[0] - 1))

@@ -17,6 +17,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.tag import Tag
 
+from pipelines.engine import load_case
 from pipelines.errors import CervinodeError
 from pipelines.imaging.geometry import build_volume
 from pipelines.imaging.regions import find_roi
@@ -24,9 +25,10 @@ from pipelines.imaging.sequences import choose, classify, describe_found, rank
 from pipelines.imaging.series import read_series
 from pipelines.systems import catalogue
 from pipelines.types import SeriesRole
-from tests import mr
+from tests import mr, us
 
 SPEC = replace(catalogue()["olnm_mri"], required=(SeriesRole.DWI, SeriesRole.ADC))
+US_SPEC = replace(SPEC, required=(SeriesRole.TVUS,))
 _TINY = [replace(s, shape=(5, 8, 8)) for s in (mr.DWI_B0, mr.DWI_B800)]
 _CLASSIC = [d for s in _TINY for d in mr.make_series(s)]
 _ENHANCED = mr.make_enhanced(_CLASSIC)
@@ -34,6 +36,7 @@ _KEYWORDS = sorted(
     {e.keyword for e in _CLASSIC[0].iterall() if e.keyword}
     | {e.keyword for e in _ENHANCED.iterall() if e.keyword}
     | {"RescaleSlope", "RescaleIntercept", "StackID", "TemporalPositionIdentifier", "ContrastBolusAgent", "ContrastBolusStartTime"}
+    | {"RescaleType", "RealWorldValueMappingSequence", "Manufacturer"}
     | {"InversionTime", "TriggerTime", "DiffusionDirectionality", "SequenceName", "ImageComments", "ComplexImageComponent"}
 )
 _VALUES = st.one_of(
@@ -154,6 +157,40 @@ def test_damaged_bytes(classic: list[Path], hits: list[tuple[int, int]], cut: in
     path = classic[0].parent.parent / "damaged.dcm"
     path.write_bytes(bytes(content[:cut] if cut > 3000 else content))
     _survive([path] if multi else [*classic[:4], path, *classic[5:]])
+
+
+_CLIP = us.make(us.Picture(frames=2, regions=(us.region(), us.region(spatial_format=0, data_type=13, box=(60, 150, 119, 159)))))
+_REPORT = us.make_report(us.Outline(_CLIP, us.rectangle(100, 120, 150, 160), frame=2))
+_US_KEYWORDS = sorted({e.keyword for d in (_CLIP, _REPORT) for e in d.iterall() if e.keyword} | {"RepresentativeFrameNumber"})
+_US_VALUES = st.one_of(
+    _VALUES, st.sampled_from([b"RGB", b"PALETTE COLOR", b"MONOCHROME1", b"POLYLINE", b"ELLIPSE", b"\x03\x00", b"1\\2\\3"])
+)
+_US_CHANGES = st.lists(
+    st.tuples(st.sampled_from(_US_KEYWORDS), st.sampled_from(["delete", "value", "retype", "sequence"]), _VRS, _US_VALUES), max_size=4
+)
+
+
+def _datasets(d: Dataset) -> list[Dataset]:
+    """Return a data set and all items within it."""
+    return [d, *(inner for e in d if e.VR == "SQ" for item in e.value for inner in _datasets(item))]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@_CASES
+@given(changes=_US_CHANGES, report=st.booleans(), where=st.integers(0, 40))
+def test_mutated_ultrasound_and_its_reports(tmp_path_factory: pytest.TempPathFactory, changes: Any, report: bool, where: int) -> None:
+    folder = tmp_path_factory.getbasetemp() / "ultrasound"
+    folder.mkdir(exist_ok=True)
+    sources = [copy.deepcopy(_CLIP), copy.deepcopy(_REPORT)]
+    inner = _datasets(sources[report])
+    _mutate(inner[where % len(inner)], changes)
+    paths = [folder / "image.dcm", folder / "report.dcm"]
+    for d, path in zip(sources, paths, strict=True):
+        _write(d, path)
+    with contextlib.suppress(CervinodeError):
+        series = read_series([p for p in paths if p.exists()])
+        assert load_case(series, choose(series, US_SPEC), US_SPEC).frame is not None
 
 
 @pytest.mark.parametrize("breaks", [lambda d: d.pop("PixelData"), lambda d: setattr(d, "Rows", 60000)])

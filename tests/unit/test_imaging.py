@@ -125,7 +125,7 @@ def test_rtstruct_contours_become_the_mask(tmp_path: Path) -> None:
     volumes = {role: build_volume(c) for role, c in choose(series, SPEC).items()}
     roi = find_roi(series, volumes)
     assert roi is not None
-    assert roi.origin is RoiOrigin.RTSTRUCT
+    assert (roi.origin, roi.segment_algorithm_type) == (RoiOrigin.RTSTRUCT, "")
     assert roi.role is SeriesRole.T2W_FS
     assert np.allclose(centroid(roi.volume), mr.CENTRE_MM, atol=0.3)
     area = roi.volume.array.sum(axis=(1, 2)).max() * np.prod(roi.volume.spacing[1:])

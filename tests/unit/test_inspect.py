@@ -23,7 +23,7 @@ from pipelines.systems import catalogue
 from pipelines.types import SeriesRole
 from tests import mr, us
 
-SYSTEMS = catalogue()
+SYSTEMS = {"olnm_mri": catalogue()["olnm_mri"]}
 ROLES = {"T1W", "T2W", "T2W_FS", "DWI", "ADC", "CE_T1W", "TVUS", "SEG", "RTSTRUCT", "SR", None}
 SERIES_KEYS = ["series_instance_uid", "series_number", "description", "role", "score", "reason", "problems"]
 SYSTEM_KEYS = ["system", "runnable", "reasons", "chosen"]
@@ -228,8 +228,8 @@ FOLDERS = {
     "mr_dwi_uih": _of(None),
     "us/weasis": _of("TVUS", "TVUS", *[None] * 11),
     "us_mr_pydicom": _of("TVUS", "TVUS", "TVUS", *[None] * 4),
-    "mr_dwi_ge": lambda studies: len(studies) == 1,
-    "mr_enhanced": lambda studies: len(studies) == 2,
+    "mr_dwi_ge": _of(None),
+    "mr_enhanced": _of("T1W", None),
     "sr_seg_dcmqi": lambda studies: {row["role"] for s in studies for row in s["series"]} >= {"SEG", "SR", None},
     "sr_seg_highdicom": lambda studies: {row["role"] for s in studies for row in s["series"]} >= {"SEG", "SR", None},
     "ibsi": lambda studies: len(studies) >= 1,

@@ -68,6 +68,7 @@ def test_label_map_segment_is_chosen_by_code(folder: Path) -> None:
     assert roi is not None
     assert np.array_equal(roi.volume.array, _box(8, 12))
     assert roi.description == 'SEG segment 2 "second", drawn by hand'
+    assert roi.segment_algorithm_type == "MANUAL"
 
 
 def test_fractional_segment_is_cut_at_half(folder: Path) -> None:
@@ -129,6 +130,7 @@ def test_newest_wins_and_ours_never_does(folder: Path) -> None:
     assert roi is not None
     assert (roi.origin, roi.source_sop_instance_uid) == (RoiOrigin.SEG, later.SOPInstanceUID)
     assert roi.description.endswith("drawn by other software")
+    assert roi.segment_algorithm_type == "AUTOMATIC"
     assert np.array_equal(roi.volume.array, _box(8, 10))
 
 
@@ -172,6 +174,7 @@ def test_real_segmentations_lie_where_their_makers_say(shared_data: Path, seg: s
     roi = find_roi(read_series([folder / seg]), {SeriesRole.T2W_FS: image})
     assert roi is not None
     assert roi.description == 'SEG segment 1 "Liver", drawn semi-automatically'
+    assert roi.segment_algorithm_type == "SEMIAUTOMATIC"
     if reference is None:
         assert roi.volume.array.any()
     else:

@@ -122,7 +122,24 @@ def test_coloured_calipers_are_painted_over_and_reported(tmp_path: Path) -> None
     marked = np.s_[120 - 30, 150 - 40 : 160 - 40]
     assert frame.hidden[marked].all()
     assert frame.grey[marked].max() < 225 and frame.grey[marked].min() > 0
-    assert any("coloured graphics, painted over" in p for p in frame.problems)
+    assert any("graphics on the tissue, painted over" in p for p in frame.problems)
+
+
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL", "YBR_FULL_422"])
+def test_white_calipers_far_above_all_tissue_are_painted_over(tmp_path: Path, photometric: str) -> None:
+    frame = _read(tmp_path, make(Picture(colour="white caliper", photometric=photometric)))
+    marked = np.s_[120 - 30, 150 - 40 : 160 - 40]
+    assert frame.hidden[marked].all() and 0 < frame.grey[marked].min() <= frame.grey.max() < 225
+    assert any("graphics on the tissue, painted over" in p for p in frame.problems)
+
+
+def test_saturated_tissue_is_no_graphics(tmp_path: Path) -> None:
+    image = make()
+    pixels = np.frombuffer(image.PixelData, np.uint8).astype(float) * 1.3  # clipped: a spike at 255, and all levels below
+    image.PixelData = np.clip(pixels, 0, 255).astype(np.uint8).tobytes()
+    frame = _read(tmp_path, image)
+    assert np.count_nonzero(frame.grey == 255) > 50
+    assert "no graphics on the tissue" in frame.reasons
 
 
 @pytest.mark.parametrize(
@@ -268,3 +285,13 @@ def test_text_and_calipers_around_real_sectors_are_removed(shared_data: Path) ->
     epiq = choose_ultrasound(read_series([shared_data / "us_mr_pydicom" / "JPGLosslessP14SV1_1s_1f_8b.dcm"]))
     assert epiq.grey[:100].max() == 0 and epiq.grey[640:].max() == 0  # text, ECG and heart rate
     assert epiq.grey[200:500, 300:700].mean() > 10
+
+
+def test_white_calipers_and_text_on_real_tissue_are_removed(shared_data: Path) -> None:
+    epiq = choose_ultrasound(read_series([shared_data / "us_mr_pydicom" / "JPGLosslessP14SV1_1s_1f_8b.dcm"]))
+    for row, column in ((319, 629), (435, 689)):  # the hollow crosses of "Asc Ao Diam 3.3 cm", in pixels of the whole image
+        cross = epiq.hidden[row - 9 - epiq.box[0] : row + 10 - epiq.box[0], column - 9 - epiq.box[1] : column + 10 - epiq.box[1]]
+        assert np.count_nonzero(cross) == 4 * (5 * 7 - 1) and not cross[9, 9]  # arms of 3 x 5 pixels, their dark edges
+    assert epiq.grey.max() < 230 and "graphics on the tissue, painted over on 0.2% of the sector" in epiq.problems
+    aloka = choose_ultrasound(read_series([shared_data / "us_mr_pydicom" / "gdcm-US-ALOKA-16.dcm"]))
+    assert aloka.grey.max() < 180  # the digits "12" of "127/128" are 190, the brightest tissue is 167

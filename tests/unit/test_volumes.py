@@ -35,6 +35,7 @@ from pipelines.imaging.regions import find_roi
 from pipelines.imaging.registration import register
 from pipelines.imaging.sequences import choose, rank
 from pipelines.imaging.series import find_dicom_files, read_series
+from pipelines.spec import Radiomics
 from pipelines.systems import catalogue
 from pipelines.types import Choice, ImageVolume, Series, SeriesRole
 from tests import mr
@@ -70,8 +71,9 @@ def test_classic_and_enhanced_give_identical_features(tmp_path: Path) -> None:
     assert isinstance(enhanced.sources[0], Frame)
     assert [source.frame_number for source in enhanced.sources] == list(range(16, 0, -1))
     inside = (classic.volume.array > 350).astype(np.uint8)
-    assert SPEC.radiomics is not None
-    block = replace(SPEC.radiomics, image_types={"Original": {}}, classes={"shape": (), "firstorder": (), "glcm": ()}, count=56)
+    block = replace(
+        SPEC.blocks_of(Radiomics)[0], image_types={"Original": {}}, classes={"shape": (), "firstorder": (), "glcm": ()}, count=56
+    )
     first, second = (radiomics.extract(v.volume, v.volume.with_array(inside), block) for v in (classic, enhanced))
     assert first == second
 
