@@ -7,175 +7,17 @@ origin. Shapes are implicit functions of position, so every sequence samples the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, map_coordinates
 
-Array = NDArray[np.float32]
-Vector = NDArray[np.float64]
+from pipelines.phantoms.latents import Latents, draw_latents, draw_short_axis
+from pipelines.phantoms.shapes import Array, Ellipsoid, Shape, Texture, Tube, Vector, turn
+from pipelines.phantoms.tissues import TISSUES
+
 WARP_MM = 5.0  # largest displacement of the smooth warp that makes ellipses look like organs
 EDGE_MM = 1.6  # width over which one tissue gives way to the next
-
-
-class Tissue(NamedTuple):
-    """MR properties at 3 T, round figures from the literature: T1 and T2 in ms, proton density 0..1, ADC in 1e-3 mm2/s."""
-
-    t1_ms: float
-    t2_ms: float
-    density: float
-    adc: float
-    fat: float  # share of the signal that fat suppression removes
-    texture: float  # relative standard deviation of the signal within the tissue
-    fibres: float = 0.0  # the same, for the streaky part
-
-
-TISSUES = {
-    "skin": Tissue(900, 45, 0.70, 0.8, 0.1, 0.03),
-    "fat": Tissue(380, 75, 0.95, 0.05, 1.0, 0.04, 0.03),
-    "fascia": Tissue(900, 26, 0.50, 0.8, 0.3, 0.05),
-    "muscle": Tissue(1400, 38, 0.78, 1.40, 0.0, 0.05, 0.11),
-    "cortex": Tissue(800, 12, 0.25, 0.2, 0.1, 0.05),
-    "marrow": Tissue(480, 62, 0.75, 0.25, 0.75, 0.12),
-    "urine": Tissue(3800, 900, 1.00, 2.95, 0.0, 0.01),
-    "wall": Tissue(1350, 52, 0.80, 1.35, 0.0, 0.06),
-    "stool": Tissue(900, 46, 0.55, 0.9, 0.2, 0.35),
-    "gas": Tissue(1500, 5, 0.02, 0.0, 0.0, 0.0),
-    "bowel": Tissue(1700, 120, 0.80, 1.9, 0.1, 0.18),
-    "myometrium": Tissue(1500, 82, 0.86, 1.55, 0.0, 0.10, 0.05),
-    "junctional": Tissue(1450, 50, 0.80, 1.30, 0.0, 0.06),
-    "mucosa": Tissue(1800, 170, 0.94, 1.60, 0.0, 0.08),
-    "stroma": Tissue(1500, 48, 0.80, 1.55, 0.0, 0.07),
-    "outer_stroma": Tissue(1500, 66, 0.82, 1.65, 0.0, 0.07),
-    "ovary": Tissue(1500, 80, 0.85, 1.50, 0.0, 0.08),
-    "follicle": Tissue(3200, 500, 1.00, 2.60, 0.0, 0.02),
-    "artery": Tissue(1800, 14, 0.40, 1.0, 0.0, 0.05),  # flow void
-    "vein": Tissue(1900, 70, 0.75, 2.0, 0.0, 0.08),
-    "node": Tissue(1250, 88, 0.86, 1.05, 0.0, 0.06),
-    "tumour": Tissue(1480, 98, 0.88, 0.92, 0.0, 0.0),
-}
-
-
-class Shape(Protocol):
-    """A closed surface: ``depth`` is about the distance to it in mm, positive inside; ``bounds`` its box."""
-
-    @property
-    def bounds(self) -> tuple[Vector, Vector]: ...
-
-    def depth(self, x: Array, y: Array, z: Array) -> Array: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Ellipsoid:
-    """An ellipsoid; ``rotation`` has its axes as columns."""
-
-    centre: Vector
-    semi_axes: Vector
-    rotation: Vector = field(default_factory=lambda: np.eye(3))
-
-    @property
-    def bounds(self) -> tuple[Vector, Vector]:
-        half = np.sqrt(((self.rotation * self.semi_axes) ** 2).sum(axis=1))
-        return self.centre - half, self.centre + half
-
-    def radius(self, x: Array, y: Array, z: Array) -> Array:
-        """Return the distance from the centre in units of the surface."""
-        inward = (self.rotation / self.semi_axes).T.astype(np.float32)
-        offsets = [p - np.float32(c) for p, c in zip((x, y, z), self.centre, strict=True)]
-        rows = (row[0] * offsets[0] + row[1] * offsets[1] + row[2] * offsets[2] for row in inward)
-        squared: Array = np.sum([row * row for row in rows], axis=0, dtype=np.float32)
-        return np.sqrt(squared)
-
-    def depth(self, x: Array, y: Array, z: Array) -> Array:
-        depth: Array = (1 - self.radius(x, y, z)) * np.float32(self.semi_axes.min())
-        return depth
-
-
-@dataclass(frozen=True, eq=False)
-class Tube:
-    """A tube along z: at each of the ``levels`` (k,) an ellipse with ``centres`` (k, 2) and ``semi_axes`` (k, 2)."""
-
-    levels: Vector
-    centres: Vector
-    semi_axes: Vector
-    power: float = 2.0  # above 2 the cross-section is squarer than an ellipse
-
-    @property
-    def bounds(self) -> tuple[Vector, Vector]:
-        low, high = (self.centres - self.semi_axes).min(axis=0), (self.centres + self.semi_axes).max(axis=0)
-        return np.array([*low, self.levels[0]]), np.array([*high, self.levels[-1]])
-
-    def depth(self, x: Array, y: Array, z: Array) -> Array:
-        at = [
-            np.interp(z, self.levels, column).astype(np.float32)
-            for column in (self.centres[:, 0], self.centres[:, 1], self.semi_axes[:, 0], self.semi_axes[:, 1])
-        ]
-        u, v = np.abs((x - at[0]) / at[2]), np.abs((y - at[1]) / at[3])
-        radius = np.sqrt(u * u + v * v) if self.power == 2.0 else (u**self.power + v**self.power) ** (1 / self.power)
-        ends = np.minimum(z - np.float32(self.levels[0]), np.float32(self.levels[-1]) - z)
-        depth: Array = np.minimum((1 - radius) * np.minimum(at[2], at[3]), ends)
-        return depth
-
-
-class Texture:
-    """A smooth random field of zero mean and unit variance that repeats every ``period_mm``."""
-
-    def __init__(self, rng: np.random.Generator, *, grain_mm: float, step_mm: float = 1.5, period_mm: float = 120.0):
-        n = round(period_mm / step_mm)
-        noise = rng.standard_normal((n, n, n), dtype=np.float32)
-        smooth = gaussian_filter(noise, grain_mm / step_mm, mode="wrap")
-        self._lattice = (smooth - smooth.mean()) / smooth.std()
-        self._step = np.float32(step_mm)
-
-    def __call__(self, x: Array, y: Array, z: Array) -> Array:
-        """Return the field at points in mm."""
-        at = np.stack([x, y, z]) / self._step
-        values: Array = map_coordinates(self._lattice, at, order=1, mode="grid-wrap", output=np.float32)
-        return values
-
-
-@dataclass(frozen=True)
-class Latents:
-    """Four independent standard-normal properties of the tumour, on which the planted label depends."""
-
-    size: float
-    heterogeneity: float
-    adc: float
-    irregularity: float
-
-    @property
-    def diameter_mm(self) -> float:
-        return float(np.clip(34 * np.exp(0.30 * self.size), 14, 66))
-
-    @property
-    def texture(self) -> float:
-        """Standard deviation of log T2 within the tumour."""
-        return float(0.22 * np.exp(0.45 * self.heterogeneity))
-
-    @property
-    def mean_adc(self) -> float:
-        """Mean ADC in 1e-3 mm2/s; a high latent is a low ADC."""
-        return float(0.92 * np.exp(-0.13 * self.adc))
-
-    @property
-    def roughness(self) -> float:
-        """Relative standard deviation of the tumour's radius."""
-        return float(0.10 * np.exp(0.45 * self.irregularity))
-
-
-def turn(x_deg: float, y_deg: float, z_deg: float) -> Vector:
-    """Return the rotation matrix about x, then y, then z."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(np.deg2rad([x_deg, y_deg, z_deg])):
-        i, j = [(1, 2), (2, 0), (0, 1)][axis]
-        step = np.eye(3)
-        step[i, i] = step[j, j] = np.cos(angle)
-        step[i, j], step[j, i] = -np.sin(angle), np.sin(angle)
-        matrix = step @ matrix
-    return matrix
-
+RIM_MM = 4.0  # thickness of the enhancing rim
+_GRAIN_MM = 2.2  # of the tumour's texture as it is stored; a patient's own is had by scaling positions
 
 # Both sides of the bony and muscular pelvis: tissue, centre of the left one, semi-axes, turn about z in degrees.
 _PAIRED: tuple[tuple[str, tuple[float, float, float], tuple[float, float, float], float], ...] = (
@@ -205,15 +47,14 @@ _PAIRED: tuple[tuple[str, tuple[float, float, float], tuple[float, float, float]
 
 
 class Pelvis:
-    """One patient: a list of (tissue, shape) in painting order, and the tumour. ``seed`` decides everything."""
+    """One patient: a list of (tissue, shape) in painting order, and the tumour. ``seed`` decides what is not given."""
 
-    def __init__(self, seed: int, latents: Latents | None = None) -> None:
+    def __init__(self, seed: int, latents: Latents | None = None, *, node_short_axis_mm: float | None = None) -> None:
         rng = np.random.default_rng([seed, 1])
-        drawn = Latents(*(float(v) for v in rng.standard_normal(4)))
-        self.latents = latents or drawn
-        self.age_years = int(rng.integers(29, 72))
+        self.latents = latents or draw_latents(seed)
+        self.node_short_axis_mm = node_short_axis_mm or draw_short_axis(seed)
         self.texture = Texture(rng, grain_mm=2.0)
-        self._tumour_texture = Texture(rng, grain_mm=2.2)
+        self._tumour_texture = Texture(rng, grain_mm=_GRAIN_MM)
         self._tumour_boundary = Texture(rng, grain_mm=7.0)
         waves = rng.standard_normal((3, 3, 3))
         self._waves = waves / np.linalg.norm(waves, axis=-1, keepdims=True) * rng.uniform(1 / 28, 1 / 16, (3, 3, 1))
@@ -229,7 +70,7 @@ class Pelvis:
             *_bladder(rng),
             *_bowel(rng),
             *_uterus(rng, self.cervix),
-            *_nodes(rng, self.cervix),
+            *_nodes(rng, self.cervix, self.node_short_axis_mm),
         ]
 
     def warp(self, x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
@@ -251,7 +92,14 @@ class Pelvis:
 
     def tumour_variation(self, x: Array, y: Array, z: Array) -> Array:
         """Return the logarithm of T2 relative to its mean within the tumour; ADC varies the other way at 0.6 of it."""
-        return np.float32(self.latents.texture) * self._tumour_texture(x, y, z)
+        scale = np.float32(_GRAIN_MM / self.latents.grain_mm)
+        return np.float32(self.latents.texture) * self._tumour_texture(scale * x, scale * y, scale * z)
+
+    def tumour_enhancement(self, depth: Array, variation: Array) -> Array:
+        """Return what contrast agent adds to R1 within the tumour (1/s), from the depth below its surface (mm) and its variation."""
+        rim = np.clip((RIM_MM - depth) / np.float32(EDGE_MM) + np.float32(0.5), 0, 1)
+        inner = np.float32(TISSUES["tumour"].enhancement) * np.exp(np.float32(0.8) * variation)
+        return np.asarray(inner + np.float32(self.latents.rim_enhancement) * rim, np.float32)
 
 
 def _tube(levels: Sequence[float], centres: Sequence[tuple[float, float]], semi_axes: Sequence[tuple[float, float]]) -> Tube:
@@ -347,6 +195,9 @@ def _uterus(rng: np.random.Generator, cervix: Vector) -> Iterator[tuple[str, Sha
         for _ in range(5):
             radius = rng.uniform(1.8, 4.2)
             yield "follicle", Ellipsoid(centre + rng.uniform(-6, 6, 3), np.full(3, radius))
+        for reach, back, half in (((28, 3, -2), 0.0, (20, 5.5, 13)), ((20, 26, 4), 60.0, (20, 3.5, 6))):  # cardinal, uterosacral
+            where = cervix + np.array(reach) * [side, 1, 1] + rng.normal(0, 1.5, 3)
+            yield "parametrium", Ellipsoid(where, np.array(half) * rng.uniform(0.85, 1.15), turn(0, 0, side * back))
     vagina = cervix + np.array([0, 0, -52])
     yield "fascia", Ellipsoid(vagina, np.array([21.0, 8.0, 32.0]))
     yield "wall", Ellipsoid(vagina, np.array([20.0, 7.0, 31.0]))
@@ -359,10 +210,12 @@ def _uterus(rng: np.random.Generator, cervix: Vector) -> Iterator[tuple[str, Sha
     yield "mucosa", Ellipsoid(cervix, np.array([5.0, 3.2, 25.0]), turn(10, 0, 0))
 
 
-def _nodes(rng: np.random.Generator, cervix: Vector) -> Iterator[tuple[str, Shape]]:
-    """Occult by construction: every short axis stays below 10 mm ([OLNM] excludes enlarged nodes)."""
-    for side in (1, -1):
-        for _ in range(int(rng.integers(1, 4))):
-            centre = cervix + np.array([side * rng.uniform(44, 56), rng.uniform(-35, 15), rng.uniform(-10, 45)])
-            radius = rng.uniform(2.0, 4.2)
+def _nodes(rng: np.random.Generator, cervix: Vector, largest_mm: float) -> Iterator[tuple[str, Shape]]:
+    """Yield the largest node, of this short axis, and some smaller ones along the side walls."""
+    first = int(rng.integers(2))
+    for i, side in enumerate((1, -1)):
+        for j in range(int(rng.integers(1, 4))):
+            reach = (44, 56) if (i, j) != (first, 0) or largest_mm < 10 else (40, 46)
+            centre = cervix + np.array([side * rng.uniform(*reach), rng.uniform(-35, 15), rng.uniform(-10, 30)])
+            radius = largest_mm / 2 if (i, j) == (first, 0) else rng.uniform(0.4, 0.9) * min(largest_mm, 8.5) / 2
             yield "node", Ellipsoid(centre, np.array([radius, radius, 1.5 * radius]), turn(*rng.uniform(-30, 30, 3)))

@@ -1,4 +1,4 @@
-"""From anatomy to MR magnitude images: spin-echo and diffusion signal, coil sensitivity, blur and Rician noise."""
+"""From anatomy to MR magnitude images: spin-echo, diffusion and gradient-echo signal, coil sensitivity, blur and Rician noise."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from pipelines.phantoms.anatomy import EDGE_MM, TISSUES, WARP_MM, Array, Ellipsoid, Pelvis, Shape, Tissue, Vector, turn
+from pipelines.phantoms.anatomy import EDGE_MM, WARP_MM, Pelvis
+from pipelines.phantoms.shapes import Array, Ellipsoid, Shape, Vector, turn
+from pipelines.phantoms.tissues import TISSUES, Tissue
 from pipelines.types import SeriesRole
 
 Box = tuple[slice, slice, slice]
 Points = tuple[Array, Array, Array]
+_SAGITTAL = np.array([[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # columns to the back, rows down, slices to the right
+_GRE_SCALE = 5.0  # receiver gain of a gradient echo relative to that of a spin echo
+_NOISE_FLOOR = 6.0  # times the noise: below it at b = 0 the scanner leaves the ADC at 0
+_MAX_ADC = 4000.0  # 1e-6 mm2/s, about twice that of water at room temperature
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +71,9 @@ class Protocol:
     b_values: tuple[int, ...] = (0,)  # s/mm2
     thickness_mm: float = 5.0
     spacing_mm: float = 6.0
+    flip_deg: float | None = None  # of a spoiled gradient echo after contrast agent; without one it is a spin echo before
+    sagittal: bool = False
+    averages: int = 1  # noise falls with their root
 
 
 @dataclass(frozen=True)
@@ -78,10 +87,10 @@ class Scanner:
 
 
 def place(protocol: Protocol, rng: np.random.Generator, centre: Vector) -> Grid:
-    """Return a slightly oblique axial grid whose middle is ``centre`` (mm)."""
+    """Return a slightly oblique axial or sagittal grid whose middle is ``centre`` (mm)."""
     shape = (protocol.slices, protocol.columns, protocol.columns)
     spacing = (protocol.spacing_mm, protocol.pixel_mm, protocol.pixel_mm)
-    direction = turn(*rng.normal(0, 3.0, 3))
+    direction = turn(*rng.normal(0, 3.0, 3)) @ (_SAGITTAL if protocol.sagittal else np.eye(3))
     middle = direction @ [(n - 1) * step / 2 for n, step in zip(shape[::-1], spacing[::-1], strict=True)]
     return Grid(shape, spacing, direction, centre - middle, protocol.thickness_mm)
 
@@ -120,7 +129,7 @@ def acquire(
     images = {}
     for b, signal in clean.items():
         seen = gaussian_filter(signal, (0, scanner.blur, scanner.blur)) * field
-        real, imaginary = rng.standard_normal((2, *grid.shape), dtype=np.float32) * np.float32(scanner.noise)
+        real, imaginary = rng.standard_normal((2, *grid.shape), dtype=np.float32) * np.float32(scanner.noise / np.sqrt(protocol.averages))
         images[b] = np.float32(scanner.gain) * np.hypot(seen + real, imaginary)
     return images, share
 
@@ -149,11 +158,13 @@ def _paint(pelvis: Pelvis, protocol: Protocol, grid: Grid, points: Points, shift
     share = np.zeros(grid.shape, np.float32)
     if (box := find(Ellipsoid(pelvis.tumour.centre, pelvis.tumour.semi_axes * 1.8))) is not None:
         inside = x[box], y[box], z[box]
-        share[box] = _weight(pelvis.tumour_depth(*inside))
+        depth = pelvis.tumour_depth(*inside)
+        share[box] = _weight(depth)
         variation = pelvis.tumour_variation(*inside)
-        mean = TISSUES["tumour"]._replace(adc=pelvis.latents.mean_adc)
+        mean = TISSUES["tumour"]._replace(adc=pelvis.latents.mean_adc, t2_ms=pelvis.latents.mean_t2_ms)
+        enhancement = pelvis.tumour_enhancement(depth, variation)
         for b, image in signals.items():
-            image[box] += share[box] * (_signal(mean, protocol, b, variation) - image[box])
+            image[box] += share[box] * (_signal(mean, protocol, b, variation, enhancement) - image[box])
     return signals, share
 
 
@@ -162,12 +173,30 @@ def _weight(depth_mm: Array) -> Array:
     return weight
 
 
-def _signal(tissue: Tissue, protocol: Protocol, b: int, variation: Array | float = 0.0) -> Array:
-    """Spin-echo signal PD (1 - e^-TR/T1) e^-TE/T2 e^-bD; ``variation`` is log T2 relative to the tissue's."""
+def _signal(tissue: Tissue, protocol: Protocol, b: int, variation: Array | float = 0.0, enhancement: Array | None = None) -> Array:
+    """Return the signal of a tissue; ``variation`` is log T2 relative to the tissue's, ``enhancement`` replaces its own (1/s).
+
+    Spin echo: PD (1 - e^-TR/T1) e^-TE/T2 e^-bD. Spoiled gradient echo (Ernst) with R1 raised by the contrast agent, b being 0.
+    """
     t2 = tissue.t2_ms * np.exp(variation)
-    adc = tissue.adc * np.exp(-0.6 * np.asarray(variation)) * 1e-3
-    spin_echo = tissue.density * (1 - np.exp(-protocol.repetition_ms / tissue.t1_ms)) * np.exp(-protocol.echo_ms / t2)
-    return np.asarray(spin_echo * np.exp(-b * adc) * (1 - tissue.fat * (1 - protocol.fat_left)), np.float32)
+    fat = 1 - tissue.fat * (1 - protocol.fat_left)
+    if protocol.flip_deg is None:
+        adc = tissue.adc * np.exp(-0.6 * np.asarray(variation)) * 1e-3
+        magnetisation = (1 - np.exp(-protocol.repetition_ms / tissue.t1_ms)) * np.exp(-b * adc)
+    else:
+        flip, added = np.deg2rad(protocol.flip_deg), tissue.enhancement if enhancement is None else enhancement
+        decay = np.exp(-protocol.repetition_ms * (1 / tissue.t1_ms + 1e-3 * np.asarray(added)))
+        magnetisation = _GRE_SCALE * np.sin(flip) * (1 - decay) / (1 - decay * np.cos(flip))
+    return np.asarray(tissue.density * magnetisation * np.exp(-protocol.echo_ms / t2) * fat, np.float32)
+
+
+def map_adc(images: dict[int, Array], noise: float) -> Array:
+    """Return the ADC map (1e-6 mm2/s) that a scanner makes of magnitude images at b = 0 and one other b-value, of this ``noise``."""
+    b = max(images)
+    low, high = images[0], np.maximum(images[b], np.float32(0.01 * noise))
+    ratio = np.log(np.maximum(low, high * np.float32(1e-3)) / high) * np.float32(1e6 / b)
+    adc = np.where(low > _NOISE_FLOOR * noise, np.clip(ratio, 0, _MAX_ADC), 0)
+    return np.asarray(adc, np.float32)
 
 
 def _sensitivity(shape: tuple[int, int, int], strength: float, rng: np.random.Generator) -> Array:

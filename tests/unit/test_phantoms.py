@@ -1,36 +1,47 @@
-"""Phantom studies: valid DICOM, decided by the seed, with the truth that was planted."""
+"""Phantom MR studies: valid DICOM in two dialects, decided by the seed, with the truth that was planted."""
 
 from __future__ import annotations
 
-import csv
 import shutil
 import subprocess
+from dataclasses import fields, replace
 from pathlib import Path
 
 import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from scipy.special import expit
-from scipy.stats import rankdata
 
 from pipelines.engine import load_case
-from pipelines.imaging.sequences import choose
+from pipelines.imaging.geometry import build_volume, resample_mask
+from pipelines.imaging.sequences import choose, rank
 from pipelines.imaging.series import find_dicom_files, read_series
-from pipelines.phantoms.anatomy import Latents, Pelvis
-from pipelines.phantoms.cohort import PREVALENCE, WEIGHTS, plant, planted_index, write_cohort
-from pipelines.phantoms.dicom import VENDORS, PhantomTruth, write_study
+from pipelines.phantoms.anatomy import Pelvis
+from pipelines.phantoms.dicom import PhantomTruth, write_study
+from pipelines.phantoms.latents import Latents
+from pipelines.phantoms.scanners import COMPLETE, DRAWN_ON, PRESETS, SEQUENCES, VENDORS, protocols, shift
+from pipelines.phantoms.signal import Grid, Protocol, Scanner, acquire, map_adc, place
 from pipelines.systems.olnm_mri import SPEC
-from pipelines.types import Case, RoiOrigin, SeriesRole
+from pipelines.types import Case, Choice, RoiOrigin, SeriesRole
+
+R = SeriesRole
 
 
 @pytest.fixture(scope="module", params=sorted(VENDORS))
 def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PhantomTruth:
-    return write_study(tmp_path_factory.mktemp("phantom"), seed=3, vendor=request.param, with_seg=True)
+    return write_study(
+        tmp_path_factory.mktemp("phantom"), seed=3, vendor=request.param, with_seg=True, roles=COMPLETE, node_short_axis_mm=13.0
+    )
 
 
-def _case(folder: Path) -> Case:
-    series = read_series(find_dicom_files(folder))
+@pytest.fixture(scope="module")
+def choices(study: PhantomTruth) -> dict[SeriesRole, tuple[Choice, ...]]:
+    return rank(read_series(find_dicom_files(study.folder)), SPEC)
+
+
+@pytest.fixture(scope="module")
+def case(study: PhantomTruth) -> Case:
+    series = read_series(find_dicom_files(study.folder))
     return load_case(series, choose(series, SPEC), SPEC)
 
 
@@ -43,11 +54,25 @@ def test_study_has_no_dciodvfy_error(study: PhantomTruth) -> None:
         assert errors == [], series
 
 
-def test_study_serves_the_sequences_of_olnm_mri(study: PhantomTruth) -> None:
-    case = _case(study.folder)
+@pytest.mark.parametrize("role", COMPLETE)
+def test_series_choice_finds_every_sequence(study: PhantomTruth, choices: dict[SeriesRole, tuple[Choice, ...]], role: SeriesRole) -> None:
+    first = choices[role][0]
+    assert first.header.description == VENDORS[study.vendor].names[role]
+    assert build_volume(first).volume.array.std() > 0
+
+
+def test_late_phase_is_sagittal_after_the_injection(choices: dict[SeriesRole, tuple[Choice, ...]]) -> None:
+    (late,) = choices[R.CE_T1W]
+    assert "170 s after the injection" in late.reason
+    direction = build_volume(late).volume.direction
+    assert abs(direction[0, 0]) > 0.95  # the slice normal lies across the body
+    assert [c.header.series_instance_uid for c in choices[R.T1W]] != [late.header.series_instance_uid]
+
+
+def test_study_serves_the_sequences_of_olnm_mri(case: Case) -> None:
     assert set(case.volumes) == set(SPEC.required)
     assert case.roi is not None and case.roi.origin is RoiOrigin.SEG
-    assert {b for d in case.volumes[SeriesRole.DWI].sources for b in [d.DiffusionBValue]} == {800.0}
+    assert {b for d in case.volumes[R.DWI].sources for b in [d.DiffusionBValue]} == {800.0}
 
 
 def test_study_says_in_every_file_that_it_is_synthetic(study: PhantomTruth) -> None:
@@ -72,8 +97,8 @@ def test_private_b_value_stands_where_the_vendor_keeps_it(study: PhantomTruth) -
     assert found == {0.0, 800.0}
 
 
-def test_sequences_lie_on_their_own_oblique_grids(study: PhantomTruth) -> None:
-    volumes = list(_case(study.folder).volumes.values())
+def test_sequences_lie_on_their_own_oblique_grids(case: Case) -> None:
+    volumes = list(case.volumes.values())
     directions = [v.volume.direction for v in volumes]
     assert not np.allclose(directions[0], directions[1], atol=1e-3)
     for direction in directions:
@@ -82,88 +107,162 @@ def test_sequences_lie_on_their_own_oblique_grids(study: PhantomTruth) -> None:
     assert len({v.header.frame_of_reference_uid for v in volumes}) == 1
 
 
-def test_tumour_is_bright_in_diffusion_and_as_large_as_planted(study: PhantomTruth) -> None:
-    case = _case(study.folder)
+def test_tumour_is_bright_in_diffusion_and_as_large_as_planted(study: PhantomTruth, case: Case) -> None:
     assert case.roi is not None
     mask = case.roi.volume.array > 0
     volume_ml = mask.sum() * case.roi.volume.voxel_volume / 1000
     assert volume_ml == pytest.approx(study.tumour_volume_ml, rel=0.06)
     sphere_ml = np.pi / 6 * (study.latents.diameter_mm / 10) ** 3
     assert 0.5 < volume_ml / sphere_ml < 1.8  # the rough surface and the warp change it a little
-    dwi = case.volumes[SeriesRole.DWI].volume
-    centre = dwi.map_reference_to_indices(case.roi.volume.map_indices_to_reference(np.argwhere(mask).mean(axis=0)[None]))
-    k, i, j = np.round(np.asarray(centre)[0]).astype(int)
-    assert dwi.array[k, i - 2 : i + 3, j - 2 : j + 3].mean() > 2 * np.percentile(dwi.array, 75)
+    dwi = case.volumes[R.DWI].volume
+    inside = resample_mask(case.roi.volume, dwi).array > 0
+    assert np.median(dwi.array[inside]) > 2 * np.percentile(dwi.array, 75)
+
+
+def test_scanners_adc_map_has_the_planted_value(study: PhantomTruth, case: Case, choices: dict[SeriesRole, tuple[Choice, ...]]) -> None:
+    assert case.roi is not None
+    adc = build_volume(choices[R.ADC][0]).volume
+    inside = resample_mask(case.roi.volume, adc).array > 0
+    assert np.median(adc.array[inside]) / 1000 == pytest.approx(study.latents.mean_adc, rel=0.12)
+    assert adc.array.max() <= 4000
 
 
 def test_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
+    roles = SEQUENCES["histotype_mri"]
     for name in ("first", "second"):
-        write_study(tmp_path / name, seed=8, with_seg=True)
+        write_study(tmp_path / name, seed=8, with_seg=True, roles=roles)
     first, second = (find_dicom_files(tmp_path / name) for name in ("first", "second"))
     assert [p.relative_to(tmp_path / "first") for p in first] == [p.relative_to(tmp_path / "second") for p in second]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
 
 
 def test_other_seed_is_another_patient(tmp_path: Path, study: PhantomTruth) -> None:
-    other = write_study(tmp_path, seed=4)
+    other = write_study(tmp_path, seed=4, roles=(R.T1W,))
     assert other.study_instance_uid != study.study_instance_uid
     assert other.latents != study.latents
     assert other.seg is None and not list(tmp_path.glob("*.dcm"))
 
 
 def test_latents_given_by_hand_win_over_the_seed() -> None:
-    large = Pelvis(1, Latents(size=1.5, heterogeneity=0, adc=0, irregularity=0))
+    large = Pelvis(1, Latents(size=1.5), node_short_axis_mm=12.0)
     assert large.latents.diameter_mm == pytest.approx(34 * np.exp(0.45))
     assert large.latents.mean_adc == pytest.approx(0.92)
+    assert large.node_short_axis_mm == 12.0
 
 
-def test_unknown_vendor_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("short_axis_mm", [5.0, 14.0])
+def test_largest_node_has_the_planted_short_axis(short_axis_mm: float) -> None:
+    for seed in range(5):
+        nodes = [shape for name, shape in Pelvis(seed, node_short_axis_mm=short_axis_mm).layers if name == "node"]
+        axes = sorted((high - low).min() for low, high in (node.bounds for node in nodes))
+        assert axes[-1] == pytest.approx(short_axis_mm, rel=0.15)  # the box of a node that lies aslant
+        assert len(axes) == 1 or axes[-2] < 10
+
+
+def test_unknown_vendor_and_preset_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'GE'.*SIEMENS"):
         write_study(tmp_path, seed=1, vendor="GE")
+    with pytest.raises(ValueError, match=r"'quick'.*fast, full"):
+        write_study(tmp_path, seed=1, preset="quick")
+    with pytest.raises(ValueError, match=r"cannot be drawn on ADC, which is none of T1W, T2W_FS, DWI"):
+        write_study(tmp_path, seed=1, drawn_on=R.ADC)
 
 
-def test_seg_is_of_the_t2_grid(study: PhantomTruth) -> None:
-    assert study.seg is not None
-    seg = hd.seg.segread(study.seg)
-    t2 = _case(study.folder).volumes[SeriesRole.T2W_FS]
-    assert {str(s.SeriesInstanceUID) for s in seg.ReferencedSeriesSequence} == {t2.header.series_instance_uid}
+def _drawn_on(seg: Path | None) -> set[str]:
+    assert seg is not None
+    return {str(s.SeriesInstanceUID) for s in hd.seg.segread(seg).ReferencedSeriesSequence}
 
 
-@pytest.mark.parametrize("auc", [0.5, 0.75, 0.9])
-def test_planted_auc_is_what_simulation_finds(auc: float) -> None:
-    planting = plant(auc)
-    assert planting.bayes_auc() == pytest.approx(auc, abs=1e-6)
-    assert planting.prevalence() == pytest.approx(PREVALENCE, abs=1e-6)
-    rng = np.random.default_rng(1)
-    index = rng.standard_normal(200_000)
-    label = rng.random(len(index)) < expit(planting.intercept + planting.slope * index)
-    m, n = int(label.sum()), int((~label).sum())
-    found = (rankdata(index)[label].sum() - m * (m + 1) / 2) / (m * n)
-    assert found == pytest.approx(auc, abs=0.005)
+def test_seg_is_of_the_first_t2w_grid_by_default(study: PhantomTruth, choices: dict[SeriesRole, tuple[Choice, ...]]) -> None:
+    assert _drawn_on(study.seg) == {choices[R.T2W][0].header.series_instance_uid}
 
 
-def test_planted_auc_beyond_reach_is_refused() -> None:
-    with pytest.raises(ValueError, match="between"):
-        plant(0.99)
+def test_seg_is_of_the_grid_it_is_drawn_on(tmp_path: Path) -> None:
+    truth = write_study(tmp_path, seed=5, roles=(R.T1W, R.DWI), drawn_on=R.DWI, with_seg=True)
+    (dwi,) = rank(read_series(find_dicom_files(tmp_path)), SPEC)[R.DWI]
+    assert _drawn_on(truth.seg) == {dwi.header.series_instance_uid}
 
 
-def test_planted_index_is_standard_normal() -> None:
-    assert np.linalg.norm(WEIGHTS) == pytest.approx(1.0)
-    assert planted_index(Latents(1.0, 0.0, 0.0, 0.0)) == pytest.approx(WEIGHTS[0])
+@pytest.mark.parametrize("system", sorted(SEQUENCES))
+def test_system_is_drawn_on_one_of_its_sequences(system: str) -> None:
+    assert DRAWN_ON[system] in SEQUENCES[system]
+    acquired = {p.role for p in protocols(VENDORS["SIEMENS"], "fast", SEQUENCES[system])}
+    assert acquired == set(SEQUENCES[system]) - {R.ADC}
 
 
-def test_cohort_table_names_studies_rois_and_labels(tmp_path: Path) -> None:
-    lines: list[str] = []
-    path = write_cohort(tmp_path / "cohort", "olnm_mri", n=3, auc=0.9, seed=2, progress=lines.append)
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [r["patient"] for r in rows] == ["PHANTOM-2000", "PHANTOM-2001", "PHANTOM-2002"]
-    assert all((path.parent / r["roi"]).is_file() and r["label"] in "01" for r in rows)
-    with (path.parent / "truth.csv").open(newline="") as file:
-        assert [float(r["bayes_auc"]) for r in csv.DictReader(file)] == pytest.approx([0.9] * 3, abs=1e-6)
-    assert lines == ["phantoms: 3 of 3 written"]
+def test_full_preset_samples_finer() -> None:
+    fast, full = ({p.role: p for p in protocols(VENDORS["PHILIPS"], preset, COMPLETE)} for preset in PRESETS)
+    assert all(full[role].pixel_mm < fast[role].pixel_mm for role in fast)
 
 
-def test_cohort_of_an_unknown_system_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="olnm_mri"):
-        write_cohort(tmp_path, "unknown", n=3, auc=0.9, seed=2)
+def test_shifted_scanner_is_worse_in_every_way() -> None:
+    vendor, shifted = VENDORS["PHILIPS"], shift(VENDORS["PHILIPS"], 1.0)
+    assert shift(vendor, 0.0) == vendor
+    for name in ("noise", "inhomogeneity", "blur"):
+        assert getattr(shifted.scanner, name) > 1.2 * getattr(vendor.scanner, name)
+    assert shifted.t2_echo_ms < vendor.t2_echo_ms
+
+
+_QUIET = Scanner(gain=1500, noise=0.006, inhomogeneity=0.0, blur=0.4)
+
+
+def _sample(seed: int, latents: Latents, role: SeriesRole) -> tuple[dict[int, np.ndarray], np.ndarray, Grid]:
+    """Image a small box about the cervix."""
+    (protocol,) = (p for p in protocols(VENDORS["SIEMENS"], "fast", COMPLETE) if p.role is role)
+    small: Protocol = replace(protocol, columns=round(80 / protocol.pixel_mm), slices=9 if not protocol.sagittal else 20)
+    rng = np.random.default_rng(seed)
+    pelvis = Pelvis(seed, latents)
+    grid = place(small, rng, pelvis.cervix)
+    images, share = acquire(pelvis, small, scanner=_QUIET, grid=grid, shift_mm=np.zeros(3), supersample=1, rng=rng)
+    return images, share, grid
+
+
+def _shells(seed: int, latents: Latents, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the rim and the core of the tumour are, away from their edges."""
+    pelvis = Pelvis(seed, latents)
+    depth = pelvis.tumour_depth(*pelvis.warp(*grid.points()))
+    return (depth > 1.0) & (depth < 3.0), depth > 5.0
+
+
+def test_measured_signals_follow_the_latents() -> None:
+    """Random latents, only the texture's length the same: what is measured in the tumour goes with what was planted."""
+    names = [f.name for f in fields(Latents)]
+    drawn = np.random.default_rng(0).standard_normal((12, len(names))) * [name != "grain" for name in names]
+    measured = []
+    for seed, row in enumerate(drawn):
+        latents = Latents(*(float(v) for v in row))
+        t2, share, grid = _sample(seed, latents, R.T2W)
+        dwi, dwi_share, _ = _sample(seed, latents, R.DWI)
+        late, _, late_grid = _sample(seed, latents, R.CE_T1W)
+        rim, core = _shells(seed, latents, late_grid)
+        inside = np.log(t2[0][share > 0.9])
+        adc = map_adc(dwi, _QUIET.gain * _QUIET.noise)[dwi_share > 0.9]
+        diameter = np.cbrt(share.sum() * np.prod(grid.spacing_mm))
+        measured.append(
+            (diameter, np.log(inside.std()), -np.median(adc), np.median(late[0][rim]) / np.median(late[0][core]), inside.mean())
+        )
+    wanted = {"size": 0.92, "heterogeneity": 0.75, "adc": 0.85, "rim": 0.75, "t2": 0.8}
+    planted = drawn[:, [names.index(name) for name in wanted]]
+    found = np.diag(np.corrcoef(np.array(measured).T, planted.T)[: len(wanted), len(wanted) :])
+    assert (found > list(wanted.values())).all(), dict(zip(wanted, found, strict=True))
+
+
+def test_grain_sets_the_length_of_the_texture() -> None:
+    lengths = []
+    for grain in (-1.5, 0.0, 1.5):
+        images, share, _ = _sample(7, Latents(size=1.0, heterogeneity=1.0, grain=grain), R.T2W)
+        inside = share > 0.9
+        both = inside[:, :, 1:] & inside[:, :, :-1]
+        step = np.diff(np.log(np.maximum(images[0], 1)), axis=2)[both]
+        lengths.append(np.log(images[0][inside]).std() / step.std())
+    assert lengths[0] < 0.8 * lengths[1] < 0.8 * lengths[2]
+
+
+def test_rim_is_brighter_than_the_core_after_contrast_alone() -> None:
+    latents = Latents(size=0.8, heterogeneity=-2.0, irregularity=-2.0, rim=1.5)
+    for role, least in ((R.CE_T1W, 1.15), (R.T1W, None)):
+        images, share, grid = _sample(2, latents, role)
+        rim, core = _shells(2, latents, grid)
+        ratio = np.median(images[0][rim]) / np.median(images[0][core])
+        assert ratio > least if least else ratio == pytest.approx(1.0, abs=0.05)
+        assert (share[rim | core] > 0.9).all()
