@@ -5,48 +5,32 @@ Training calls :func:`load_case`, :func:`prepare` and :func:`extract_features` t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import highdicom as hd
-import numpy as np
 import onnxruntime
 
-from pipelines.errors import BadGeometry, MissingClinical, MissingRoi
-from pipelines.features import clinical, radiomics
-from pipelines.features.cnn import crop_cube, place_map
+from pipelines.decide import check_inclusion, decide
+from pipelines.errors import BadGeometry, MissingRoi
+from pipelines.features import clinical, histogram, radiomics
+from pipelines.features.cnn import crop, place_maps
 from pipelines.imaging.geometry import build_volume, resample_mask
 from pipelines.imaging.intensity import preprocess
 from pipelines.imaging.regions import find_roi
 from pipelines.imaging.registration import register
 from pipelines.imaging.sequences import settle
-from pipelines.models import classify
-from pipelines.models.bundle import Bundle, Model
-from pipelines.models.explain import explain
+from pipelines.imaging.ultrasound_case import load_ultrasound
+from pipelines.measure import measure
+from pipelines.memo import SHARED, digest
+from pipelines.models.bundle import Bundle
 from pipelines.models.segment import segment
-from pipelines.models.session import run_cnn
-from pipelines.spec import PipelineSpec
-from pipelines.types import (
-    Case,
-    Choice,
-    Code,
-    Contribution,
-    Evidence,
-    FloatArray,
-    ImageVolume,
-    Measurement,
-    Prediction,
-    Roi,
-    Series,
-    SeriesRole,
-)
+from pipelines.models.session import Float32Array, run_cnn, takes_status
+from pipelines.spec import Cnn, Histogram, PipelineSpec, Radiomics, Triplets
+from pipelines.types import Case, Choice, Evidence, FloatArray, ImageVolume, Prediction, Roi, Series, SeriesRole
 
 Progress = Callable[[str], None]
-
-_VOLUME = Code("118565006", "SCT", "Volume")
-_DIAMETER = Code("L0JK", "IBSI", "Maximum 3D Diameter of a Mesh")
-_ML = Code("ml", "UCUM", "ml")
-_MM = Code("mm", "UCUM", "mm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +56,8 @@ def load_case(series: Sequence[Series], chosen: Mapping[SeriesRole, Choice], spe
     InputError
         A volume cannot be built, the sequences lie in different frames of reference, or a sent region cannot be used.
     """
+    if SeriesRole.TVUS in chosen:  # has no patient coordinates, so it goes with no other sequence
+        return load_ultrasound(series, chosen[SeriesRole.TVUS], names=spec.roi_names)
     volumes = {role: build_volume(settle(choice, series, spec)) for role, choice in chosen.items()}
     if spec.other_frame == "refuse":
         _check_one_frame(volumes, spec)
@@ -99,11 +85,17 @@ def prepare(spec: PipelineSpec, case: Case) -> Prepared:
     """
     if case.roi is None:
         raise MissingRoi()
-    images = {role: preprocess(image, spec.preprocess) for role, image in case.volumes.items()}
+    images = {role: _preprocess(image, spec) for role, image in case.volumes.items()}
     rois = {role: resample_mask(case.roi.volume, image) for role, image in images.items()}
     if outside := [role for role, mask in rois.items() if not mask.array.any()]:
         raise MissingRoi(f"the roi drawn on {case.roi.role} lies outside {', '.join(outside)}")
     return Prepared(images=images, rois=rois)
+
+
+def _preprocess(image: ImageVolume, spec: PipelineSpec) -> hd.Volume:
+    rule, role = spec.preprocess, image.role
+    key = digest("preprocess", role, role in rule.n4, role in rule.normalise, image.volume)
+    return SHARED.get(key, lambda: preprocess(image, rule))
 
 
 def extract_features(
@@ -113,24 +105,49 @@ def extract_features(
     *,
     progress: Progress = _silent,
 ) -> tuple[dict[str, float], dict[SeriesRole, hd.Volume]]:
-    """Return every feature, named ``<role>:<block>:<feature>``, and the activation map of each network on its sequence's grid."""
+    """Return every feature, named ``<role>:<block>:<feature>``, and the activation map of each network on its sequence's grid.
+
+    Sequences that the case does not have are left out; so are networks that ``cnns`` does not have, in a training run.
+    """
     features: dict[str, float] = {}
     maps: dict[SeriesRole, hd.Volume] = {}
-    if spec.radiomics:
-        progress("radiomics")
-        for role in spec.radiomics.roles:
-            values = radiomics.extract(prepared.images[role], prepared.rois[role], spec.radiomics)
-            features |= {f"{role}:radiomics:{name}": value for name, value in values.items()}
-    if spec.cnn:
-        progress("cnn")
-        for role in spec.cnn.roles:
-            if role not in cnns:
-                continue  # a training run extracts radiomics before its networks exist
-            cube = crop_cube(prepared.images[role], prepared.rois[role], spec.cnn)
-            output = run_cnn(cnns[role], cube.array)
-            features |= {f"{role}:cnn:{i}": float(value) for i, value in enumerate(output.features)}
-            maps[role] = place_map(output.cam, cube, prepared.images[role])
+    for block in spec.blocks:
+        progress(block.name)
+        for role in (role for role in block.roles if role in prepared.images):
+            image, mask = prepared.images[role], prepared.rois[role]
+            if isinstance(block, Radiomics):
+                values = _measure_radiomics(image, mask, block)
+            elif isinstance(block, Histogram):
+                values = histogram.extract(image, mask)
+            elif role in cnns:
+                values, maps[role] = _look(cnns[role], image, mask, block)
+            else:
+                continue
+            features |= {f"{role}:{block.name}:{name}": value for name, value in values.items()}
     return features, maps
+
+
+def _measure_radiomics(image: hd.Volume, mask: hd.Volume, block: Radiomics) -> dict[str, float]:
+    profile = (block.image_types, block.classes, block.settings, block.count, block.plane)
+    return SHARED.get(digest("radiomics", profile, image, mask), lambda: radiomics.extract(image, mask, block))
+
+
+def _look(session: onnxruntime.InferenceSession, image: hd.Volume, mask: hd.Volume, block: Cnn) -> tuple[dict[str, float], hd.Volume]:
+    views = crop(block.view, image, mask)
+    values, cams = network_features(session, views.array, block)
+    return values, place_maps(cams, views, image)
+
+
+def network_features(session: onnxruntime.InferenceSession, views: Float32Array, block: Cnn) -> tuple[dict[str, float], FloatArray]:
+    """Return a network's features by their names within the block, and its activation maps, of a patient's views (n, channels, ...)."""
+    output = run_cnn(session, views)
+    if not isinstance(block.view, Triplets):
+        return {str(i): float(value) for i, value in enumerate(output.features[0])}, output.cams
+    # [HSCORE] gives one number per triplet; the patient's is their mean.
+    values = {"dl": float(output.logits.mean())}
+    if block.status and takes_status(session):
+        values |= {f"h{state}": float(run_cnn(session, views, status=state).joint_logits.mean()) for state in (0, 1)}
+    return values, output.cams
 
 
 def run(spec: PipelineSpec, bundle: Bundle, case: Case, *, progress: Progress = _silent) -> tuple[Prediction, Evidence]:
@@ -145,6 +162,9 @@ def run(spec: PipelineSpec, bundle: Bundle, case: Case, *, progress: Progress = 
     BundleError, InferenceError
         The bundle or the computation failed (the job ends FAILED).
     """
+    notes = check_inclusion(spec, case.clinical)
+    if case.frame and case.frame.spacing_mm is None:
+        notes = (*notes, "the image has no calibration: nothing was measured in millimetres, and features of size are in pixels")
     roi, segmenter = case.roi, None
     if roi is None:
         progress("segment")
@@ -154,89 +174,34 @@ def run(spec: PipelineSpec, bundle: Bundle, case: Case, *, progress: Progress = 
     prepared = prepare(spec, case)
     features, maps = extract_features(spec, prepared, bundle.cnns, progress=progress)
     progress("classify")
-    features |= clinical.features(case.clinical)
-    model, flags = _choose_model(bundle, features)
-    raw = classify.select(features, model.decision)
-    row = classify.standardise(raw, model.decision)
-    log_odds = float(_predictor(model)(row[None])[0])
-    progress("explain")
-    shapley = explain(_predictor(model), row, background=model.background)
+    decided = decide(spec, bundle, features | clinical.features(case.clinical), roles=tuple(case.volumes), progress=progress)
     evidence = Evidence(
         volumes=case.volumes,
         roi=roi,
         rois=prepared.rois,
         activation_maps=maps,
-        contributions=_contributions(model, raw, shapley.values),
-        base_log_odds=shapley.base,
-        measurements=_measure(roi, features),
+        contributions=decided.contributions,
+        base_log_odds=decided.base_log_odds,
+        measurements=measure(roi, case, rois=prepared.rois, features=features),
         segmenter=segmenter,
         clinical=tuple(case.clinical.values()),
+        nomogram=decided.nomogram,
+        frame=case.frame,
     )
-    return _prediction(spec, bundle, model, log_odds=log_odds, raw=raw, flags=flags), evidence
+    return replace(decided.prediction, flags=(*decided.prediction.flags, *notes)), evidence
 
 
 def _draw_roi(spec: PipelineSpec, bundle: Bundle, case: Case) -> tuple[Roi, str]:
     model = bundle.manifest.segmenter
     if model is None:
         raise MissingRoi(f"no roi was sent and {bundle.label} has no segmenter")
-    roi = segment(case.volumes[model.role], model, session=bundle.segmenter, rule=spec.roi)
-    return roi, f"{model.network} {bundle.manifest.files[model.file].sha256[:12]}"
-
-
-def _choose_model(bundle: Bundle, features: Mapping[str, float]) -> tuple[Model, tuple[str, ...]]:
-    """Return the bundle's model, or its imaging-only one where a clinical value is not known, with a flag that says so."""
-    needed = [f.name for f in bundle.model.decision.features if f.name.startswith(clinical.FEATURE_PREFIX)]
-    unknown = ", ".join(clinical.KNOWN[n.removeprefix(clinical.FEATURE_PREFIX)].title for n in needed if n not in features)
-    if not unknown:
-        return bundle.model, ()
-    if bundle.imaging_only is None:
-        raise MissingClinical(f"not known: {unknown}, and {bundle.label} has no model that does without")
-    return bundle.imaging_only, (f"imaging alone was used, with the model that is made for that; not known: {unknown}",)
-
-
-def _predictor(model: Model) -> Callable[[FloatArray], FloatArray]:
-    return lambda rows: classify.calibrated_log_odds(model.classifier, model.decision, rows)
-
-
-def _contributions(model: Model, raw: FloatArray, values: FloatArray) -> tuple[Contribution, ...]:
-    named = [
-        Contribution(
-            feature=f.name.split(":", 2)[2],
-            group=":".join(f.name.split(":", 2)[:2]),
-            value=float(x),
-            log_odds=float(phi),
-        )
-        for f, x, phi in zip(model.decision.features, raw, values, strict=True)
-    ]
-    return tuple(sorted(named, key=lambda c: -abs(c.log_odds)))
-
-
-def _prediction(
-    spec: PipelineSpec, bundle: Bundle, model: Model, *, log_odds: float, raw: FloatArray, flags: tuple[str, ...]
-) -> Prediction:
-    decision, probability = model.decision, classify.sigmoid(log_odds)
-    outside = [f.name for f, x in zip(decision.features, raw, strict=True) if not f.low <= x <= f.high]
-    if outside:
-        flags += (f"{len(outside)} of {len(raw)} features lie outside the training range: {', '.join(outside[:3])}",)
-    return Prediction(
-        system=spec.name,
-        title=spec.title,
-        finding=spec.finding,
-        bundle_version=bundle.manifest.version,
-        bundle_digest=bundle.digest,
-        bundle_status=bundle.manifest.status,
-        probability=probability,
-        threshold=decision.threshold,
-        threshold_rule=decision.threshold_rule,
-        call="positive" if probability >= decision.threshold else "negative",
-        flags=flags,
+    if model.role not in case.volumes:
+        raise MissingRoi(f"no roi was sent and the study has no {model.role}, on which {bundle.label} draws it")
+    graph = bundle.manifest.files[model.file].sha256
+    uncalibrated = case.frame is not None and case.frame.spacing_mm is None
+    rule = replace(spec.roi, min_volume_ml=0.0, max_volume_ml=math.inf) if uncalibrated else spec.roi  # its pixels have no size
+    image = case.volumes[model.role]
+    roi = SHARED.get(
+        digest("segment", graph, rule, image.role, image.volume), lambda: segment(image, model, session=bundle.segmenter, rule=rule)
     )
-
-
-def _measure(roi: Roi, features: Mapping[str, float]) -> tuple[Measurement, ...]:
-    volume_ml = float(np.count_nonzero(roi.volume.array)) * roi.volume.voxel_volume / 1000.0
-    measured = [Measurement(_VOLUME, volume_ml, _ML)]
-    diameter = features.get(f"{roi.role}:radiomics:original_shape_Maximum3DDiameter")
-    if diameter is not None:
-        measured.append(Measurement(_DIAMETER, diameter, _MM))
-    return tuple(measured)
+    return roi, f"{model.network} {graph[:12]}"

@@ -57,6 +57,12 @@ class MissingClinical(InputError):
     code = "MISSING_CLINICAL"
 
 
+class NotApplicable(InputError):
+    """The patient is not one of those that the system was made for."""
+
+    code = "NOT_APPLICABLE"
+
+
 class IncompleteStudy(InputError):
     """Images or sequences that were to come have not come."""
 

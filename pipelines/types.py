@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 import highdicom as hd
 import numpy as np
@@ -48,6 +49,7 @@ class RoiOrigin(StrEnum):
 
     SEG = "SEG"
     RTSTRUCT = "RTSTRUCT"
+    SCOORD = "SCOORD"  # outlines in a structured report, on ultrasound
     MODEL = "MODEL"
 
 
@@ -152,13 +154,17 @@ class ImageVolume:
 
 @dataclass(frozen=True, eq=False)
 class Roi:
-    """A region of interest: a mask (uint8, 0 or 1) on the grid of the sequence it was drawn on, and whose it is."""
+    """A region of interest: a mask (uint8, 0 or 1) on the grid of the sequence it was drawn on, and whose it is.
+
+    ``segment_algorithm_type`` is that of the SEG it came in (PS3.3 C.8.20.2.3.1: AUTOMATIC, SEMIAUTOMATIC or MANUAL), empty for contours.
+    """
 
     role: SeriesRole
     volume: hd.Volume
     origin: RoiOrigin
     description: str
     source_sop_instance_uid: str | None = None
+    segment_algorithm_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +182,13 @@ class ClinicalValue:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """All that a system needs of one patient's study."""
+    """All that a system needs of one patient's study. ``frame`` is the ultrasound image that the TVUS volume was made of."""
 
     study_instance_uid: str
     volumes: Mapping[SeriesRole, ImageVolume]
     roi: Roi | None
     clinical: Mapping[str, ClinicalValue] = field(default_factory=dict)
+    frame: UltrasoundFrame | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +220,42 @@ class Contribution:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """One more probability that a system states: of a class, of a binary axis that classes share, or under another assumption."""
+
+    code: Code
+    probability: float
+    kind: Literal["class", "axis", "alternative"]
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class NomogramRow:
+    """One line of a nomogram: where the patient's value lies between ``low`` and ``high`` and what it adds.
+
+    ``points`` run from 0 to 100, the latter for the range of the most influential line; ``log_odds`` is coefficient times value.
+    """
+
+    name: str
+    words: str
+    value: float
+    unit: str
+    low: float
+    high: float
+    points: float
+    low_points: float
+    high_points: float
+    log_odds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the system says. ``probability`` is calibrated, 0 to 1; ``interval`` are its bounds, where the bundle can give them."""
+    """What the system says.
+
+    ``probability`` is calibrated, 0 to 1: of the finding, or of the most probable class where ``outcomes`` hold classes (then there is no
+    threshold). ``interval`` are its bounds at 95 %. ``plausible`` is a conformal set of answers, right in ``coverage`` of cases.
+    ``call`` is "positive", "negative", "class", or "withheld" where the case is too far from what the bundle was trained on.
+    """
 
     system: str
     title: str
@@ -223,11 +264,15 @@ class Prediction:
     bundle_digest: str
     bundle_status: BundleStatus
     probability: float
-    threshold: float
+    threshold: float | None
     threshold_rule: str
-    call: str  # "positive" or "negative"
+    call: str
     interval: tuple[float, float] | None = None
     flags: tuple[str, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
+    unpredictable: tuple[str, ...] = ()  # classes that the training cohort did not have
+    plausible: tuple[str, ...] = ()
+    coverage: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,6 +288,8 @@ class Evidence:
     measurements: tuple[Measurement, ...]
     segmenter: str | None = None  # name and digest of the network that drew the roi, where one did
     clinical: tuple[ClinicalValue, ...] = ()  # what was known of what the system uses
+    nomogram: tuple[NomogramRow, ...] = ()
+    frame: UltrasoundFrame | None = None
 
 
 def as_float(value: object) -> float | None:

@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from pipelines.spec import PipelineSpec
+from pipelines.models.golden import make_golden
+from pipelines.models.manifest import Manifest
+from pipelines.spec import PipelineSpec, Radiomics
 
 _OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
 _CHANNELS = 4
 
 
 def write_bundle(
-    root: Path, spec: PipelineSpec, *, version: str = "test-1", with_segmenter: bool = True, with_imaging_only: bool = True
+    root: Path,
+    spec: PipelineSpec,
+    *,
+    version: str = "test-1",
+    with_segmenter: bool = True,
+    with_imaging_only: bool = True,
+    sites: tuple[str, ...] = (),
 ) -> Path:
     """Write a bundle for ``spec`` below ``root`` and return its folder.
 
     The classifier is a logistic regression on one radiomic and, if the system has networks, one deep feature per sequence, and on each
-    clinical value that the system declares; the imaging-only one does without these.
+    clinical value that the system declares; the imaging-only one does without these. With ``sites`` it claims to come from patients there.
     """
     folder = root / spec.name / version
     folder.mkdir(parents=True)
-    roles = spec.radiomics.roles if spec.radiomics else spec.required
+    roles = next((b.roles for b in spec.blocks_of(Radiomics)), spec.required)
     names = [f"{role}:radiomics:original_firstorder_Mean" for role in roles]
     cnns = []
     if spec.cnn:
-        _save(cnn_graph(spec.cnn.size), folder / "cnn.onnx")
+        _save(cnn_graph(spec.cnn.view.size), folder / "cnn.onnx")
         names += [f"{role}:cnn:0" for role in spec.cnn.roles]
-        cnns = [_cnn_entry(role, spec.cnn.size) for role in spec.cnn.roles]
+        cnns = [_cnn_entry(role, spec.cnn.view.size) for role in spec.cnn.roles]
     segmenter = None
     if with_segmenter:
         _save(segmenter_graph(), folder / "segmenter.onnx")
@@ -56,7 +63,11 @@ def write_bundle(
     }
     if imaging_only:
         manifest["imaging_only"] = imaging_only
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    if sites:
+        manifest["status"], manifest["training"] = "research", {**manifest["training"], "data": "site", "sites": sites}
+    manifest["parity"] = [{"what": f"{p.name} against numpy", "rows": 1, "max_abs_difference": 0.0} for p in sorted(folder.glob("*.onnx"))]
+    complete = make_golden(folder, Manifest.model_validate(manifest))
+    (folder / "manifest.json").write_text(complete.model_dump_json(indent=1))
     return folder
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -104,6 +104,16 @@ KNOWN: dict[str, Definition] = {
 }
 
 
+NODE_POSITIVE_MM = 10.0  # short axis of the largest node from which MRI calls it positive ([HSCORE] Methods; 9.99 is negative)
+_DIAMETER_CLASSES_MM = (20.0, 40.0)  # [OLNM] clinical features: below 2 cm is 1, 2 to 4 cm is 2 (ends included), above is 3
+
+DERIVED: dict[str, tuple[str, Callable[[float], float]]] = {
+    "node_positive": ("node_short_axis_mm", lambda mm: float(mm >= NODE_POSITIVE_MM)),
+    "diameter_class": ("max_tumour_diameter_mm", lambda mm: 1.0 + (mm >= _DIAMETER_CLASSES_MM[0]) + (mm > _DIAMETER_CLASSES_MM[1])),
+}
+DERIVED_TITLES = {"node_positive": "Lymph node positive on MRI (short axis 10 mm or more)", "diameter_class": "Diameter class (1 to 3)"}
+
+
 def parse(name: str, stated: object, *, source: str) -> ClinicalValue:
     """Return a value as it was stated: a number, or one of the words of its definition.
 
@@ -148,8 +158,22 @@ def parse_all(stated: Mapping[str, object], *, source: str) -> dict[str, Clinica
 
 
 def features(values: Mapping[str, ClinicalValue]) -> dict[str, float]:
-    """Return values as features of a classifier, by their names there."""
-    return {FEATURE_PREFIX + name: one.value for name, one in values.items()}
+    """Return values as features of a classifier, by their names there, and what is derived from them."""
+    found = {FEATURE_PREFIX + name: one.value for name, one in values.items()}
+    for name, (source, derive) in DERIVED.items():
+        if source in values:
+            found[FEATURE_PREFIX + name] = derive(values[source].value)
+    return found
+
+
+def source_of(name: str) -> str:
+    """Return the name of the value that a feature's name stands for: its own, or the one that it is derived from."""
+    return DERIVED[name][0] if name in DERIVED else name
+
+
+def title_of(name: str) -> str:
+    """Return the title of a value, or of what is derived from one."""
+    return DERIVED_TITLES.get(name) or KNOWN[name].title
 
 
 def _match(stated: object, definition: Definition) -> str | None:

@@ -6,11 +6,13 @@ ONNX graphs by onnxruntime; there is no pickle anywhere.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipelines.types import BundleStatus, SeriesRole
+
+VERSION = r"^[A-Za-z0-9][A-Za-z0-9.-]{0,30}$"  # what a bundle's folder may be called
 
 
 class _Frozen(BaseModel):
@@ -46,7 +48,10 @@ class Segmenter(_Frozen):
 
 
 class CnnModel(_Frozen):
-    """A feature extractor. Outputs: ``features`` (n, dim), ``logit`` (n, 1), ``cam`` (n, z, y, x), the class activation map."""
+    """A feature extractor. Outputs: ``features`` (n, dim), ``logit`` (n, 1), ``cam`` (n, ...spatial), the class activation map.
+
+    A network that is told a clinical status has a second input ``status`` (n, 1) and the output ``joint_logit`` (n, 1).
+    """
 
     file: str
     network: str
@@ -54,6 +59,15 @@ class CnnModel(_Frozen):
     input: TensorSpec
     dim: int = Field(gt=0)
     weights: str = Field(description="where the weights come from")
+    map_kind: Literal["class activation", "occlusion"] = Field(default="class activation", description="what ``cam`` is")
+
+
+class Projection(_Frozen):
+    """Principal components of one sequence's deep features: ``<role>:pca:<i>`` = row i of the matrix times (features - mean)."""
+
+    role: SeriesRole
+    file: str = Field(description=".npy, float64 (1 + components, dim): the mean, then the components")
+    components: int = Field(gt=0)
 
 
 class Feature(_Frozen):
@@ -72,18 +86,62 @@ class Platt(_Frozen):
 
     a: float
     b: float
+    covariance: tuple[float, float, float] | None = Field(default=None, description="variance of a, covariance of a and b, variance of b")
+
+
+class Linear(_Frozen):
+    """A logistic regression on standardised features, in the open: log-odds = intercept + sum of coefficient times feature."""
+
+    intercept: float
+    coefficients: tuple[float, ...]
+
+
+class Conformal(_Frozen):
+    """A class-conditional conformal set: positive is plausible from one probability on, negative up to another.
+
+    ``covered`` is the share of ``n`` patients, unseen by the model that judged them, whose true answer lay in their set.
+    """
+
+    coverage: float = Field(gt=0, lt=1, description="share of patients of either class whose set holds the truth, as aimed at")
+    positive_from: float = Field(ge=0, le=1)
+    negative_to: float = Field(ge=0, le=1)
+    covered: float | None = None
+    n: int = 0
 
 
 class Decision(_Frozen):
-    """The classifier, its calibration and its operating point."""
+    """A classifier, its calibration and its operating point: an ONNX graph or a linear formula."""
 
-    file: str
+    file: str | None = None
+    linear: Linear | None = None
     classifier: str
     features: tuple[Feature, ...] = Field(min_length=1)
-    platt: Platt
-    threshold: float = Field(gt=0, lt=1)
+    platt: Platt | None = Field(default=None, description="of a binary classifier")
+    classes: tuple[int, ...] = Field(
+        default=(), description="of a classifier with several classes: those seen in training, in the graph's order"
+    )
+    class_odds: tuple[float, ...] = Field(default=(), description="factors that bring the classes back to their true prevalence")
+    threshold: float | None = Field(default=None, gt=0, lt=1)
     threshold_rule: str
     background: str = Field(description=".npy, (m, n_features) float64 standardised rows: the reference of the Shapley values")
+    conformal: Conformal | None = None
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> Decision:
+        if (self.file is None) == (self.linear is None):
+            raise ValueError("a decision is either an ONNX file or linear")
+        if self.linear and len(self.linear.coefficients) != len(self.features):
+            raise ValueError("a linear decision has one coefficient per feature")
+        if bool(self.classes) == bool(self.platt) or (self.threshold is None) != bool(self.classes):
+            raise ValueError("a binary decision has platt and threshold, one with several classes has neither")
+        return self
+
+
+class Reduced(_Frozen):
+    """A decision for studies that have only these sequences."""
+
+    roles: tuple[SeriesRole, ...]
+    decision: Decision
 
 
 class Parity(_Frozen):
@@ -104,6 +162,14 @@ class Training(_Frozen):
     seed: int
     metrics: dict[str, float] = Field(default_factory=dict)
     statement: str = Field(description="how to read the metrics, shown wherever they are shown")
+    sites: tuple[str, ...] = Field(default=(), description="sites of the cohort; an external cohort has none of them")
+
+
+class Golden(_Frozen):
+    """What a network or decision gave where the bundle was made, see :mod:`pipelines.models.golden`."""
+
+    part: str = Field(description="which one, e.g. 'segmenter', 'cnn T1W', 'decision'")
+    expected: str = Field(description=".npy, its outputs on the probe")
 
 
 class Manifest(_Frozen):
@@ -111,25 +177,33 @@ class Manifest(_Frozen):
 
     format_version: Literal[1] = 1
     system: str
-    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,30}$")
+    version: str = Field(pattern=VERSION)
     status: BundleStatus
     intended_use: str
     method_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     segmenter: Segmenter | None
     cnns: tuple[CnnModel, ...] = ()
+    projections: tuple[Projection, ...] = ()
+    score: Decision | None = Field(
+        default=None, description="a first stage whose calibrated log-odds are the feature SCORE:model:log_odds of the decision"
+    )
     decision: Decision
     imaging_only: Decision | None = Field(
         default=None, description="used instead of decision when a clinical value that it needs is not known"
     )
+    reduced: tuple[Reduced, ...] = ()
     training: Training
+    recipe: dict[str, Any] = Field(default_factory=dict, description="the recipe that made the decision, as declared by the system")
     parity: tuple[Parity, ...] = ()
     made_with: dict[str, str]
     files: dict[str, FileEntry]
+    golden: tuple[Golden, ...] = ()
 
     @model_validator(mode="after")
     def _every_file_is_listed(self) -> Manifest:
-        decisions = [d for d in (self.decision, self.imaging_only) if d]
-        named = {*(d.file for d in decisions), *(d.background for d in decisions), *(c.file for c in self.cnns)}
+        decisions = [d for d in (self.score, self.decision, self.imaging_only, *(r.decision for r in self.reduced)) if d]
+        named = {*(d.file for d in decisions if d.file), *(d.background for d in decisions), *(c.file for c in self.cnns)}
+        named |= {*(p.file for p in self.projections), *(g.expected for g in self.golden)}
         if self.segmenter:
             named.add(self.segmenter.file)
         if missing := sorted(named - self.files.keys()):

@@ -15,16 +15,21 @@ from pipelines.types import FloatArray
 
 Float32Array = NDArray[np.float32]
 
+STATUS = "status"  # name of a network's input for a clinical status, shape (n, 1)
 _UNUSABLE = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NoSuchFile, state.NotImplemented)
 _ERRORS_ONLY = 3  # onnxruntime log severity; LightGBM graphs declare an output shape that would warn at each call
 
 
 class CnnOutput(NamedTuple):
-    """Features (dim,), the network's own logit, and its class activation map (z, y, x), not negative."""
+    """Of n views: features (n, dim), the network's own logits (n,), and its class activation maps (n, ...spatial), not negative.
+
+    ``joint_logits`` (n,) are those of a network that was told a clinical status, empty for others.
+    """
 
     features: FloatArray
-    logit: float
-    cam: FloatArray
+    logits: FloatArray
+    cams: FloatArray
+    joint_logits: FloatArray
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
@@ -44,12 +49,23 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
         raise BundleError(f"{path.name} cannot be opened: {error}") from error
 
 
-def run_cnn(session: onnxruntime.InferenceSession, cube: Float32Array) -> CnnOutput:
-    """Run a feature extractor on one cube (z, y, x) of float32 in 0..1."""
-    features, logit, cam = session.run(["features", "logit", "cam"], {"image": cube[None, None].astype(np.float32)})
-    if not np.isfinite(features).all() or not np.isfinite(cam).all():
+def takes_status(session: onnxruntime.InferenceSession) -> bool:
+    """Tell whether a network has a second input, for a clinical status (0 or 1)."""
+    return any(one.name == STATUS for one in session.get_inputs())
+
+
+def run_cnn(session: onnxruntime.InferenceSession, views: Float32Array, *, status: float | None = None) -> CnnOutput:
+    """Run a feature extractor on views (n, channels, ...spatial), for networks with a second input with ``status`` for all of them."""
+    names, inputs = ["features", "logit", "cam"], {"image": views.astype(np.float32)}
+    if status is not None:
+        names, inputs = [*names, "joint_logit"], inputs | {STATUS: np.full((len(views), 1), status, dtype=np.float32)}
+    elif takes_status(session):
+        inputs = inputs | {STATUS: np.zeros((len(views), 1), dtype=np.float32)}
+    outputs = session.run(names, inputs)
+    if not all(np.isfinite(one).all() for one in outputs):
         raise NotFinite("a network returned features that are not finite")
-    return CnnOutput(features[0].astype(np.float64), float(logit[0, 0]), np.maximum(cam[0], 0).astype(np.float64))
+    features, logits, cams, *joint = (one.astype(np.float64) for one in outputs)
+    return CnnOutput(features, logits[:, 0], np.maximum(cams, 0), joint[0][:, 0] if joint else np.empty(0))
 
 
 def run_segmenter(session: onnxruntime.InferenceSession, slices: Float32Array, *, batch: int = 4) -> Float32Array:

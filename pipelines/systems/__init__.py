@@ -39,7 +39,7 @@ def _load(path: Path) -> PipelineSpec:
     spec = getattr(module, "SPEC", None)
     if not isinstance(spec, PipelineSpec):
         raise ConfigError(f"{path}: defines no SPEC of type PipelineSpec")
-    for name in (one.name for one in spec.clinical):
+    for name in spec.clinical_names:
         if name not in KNOWN:
             raise ConfigError(f"{path}: uses the clinical value {name!r}, which is not known")
         if KNOWN[name].available_at != "preop":

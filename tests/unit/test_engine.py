@@ -19,6 +19,7 @@ from pipelines.imaging.series import find_dicom_files, read_series
 from pipelines.models.bundle import Bundle, find_bundle, load_bundle
 from pipelines.models.classify import calibrated_log_odds, sigmoid
 from pipelines.models.explain import explain
+from pipelines.spec import Radiomics
 from pipelines.systems import catalogue
 from pipelines.types import Case, RoiOrigin, SeriesRole
 from tests import mr
@@ -163,7 +164,9 @@ def test_radiomics_sees_slices_as_slices() -> None:
     affine = np.diag([5.0, 1.0, 1.0, 1.0])[[2, 1, 0, 3]]
     image = hd.Volume(array, affine, "PATIENT")
     mask = image.with_array(np.pad(np.ones((4, 12, 14), dtype=np.uint8), ((1, 1), (4, 4), (5, 5))))
-    block = replace(SPEC.radiomics, image_types={"Original": {}}, classes={"glcm": ("JointEntropy",)}, settings={"force2D": True}, count=1)
+    block = replace(
+        SPEC.blocks_of(Radiomics)[0], image_types={"Original": {}}, classes={"glcm": ("JointEntropy",)}, settings={"force2D": True}, count=1
+    )
     ours = radiomics.extract(image, mask, block)["original_glcm_JointEntropy"]
     import SimpleITK as sitk
     from radiomics import featureextractor
@@ -182,7 +185,7 @@ def test_radiomics_sees_slices_as_slices() -> None:
 def test_radiomics_count_is_exact(study: Path, bundle: Bundle) -> None:
     _, evidence = engine.run(SPEC, bundle, _case(study))
     role = SeriesRole.T2W_FS
-    block = SPEC.radiomics
+    block = SPEC.blocks_of(Radiomics)[0]
     assert block is not None
     assert len(radiomics.extract(evidence.volumes[role].volume, evidence.rois[role], block)) == 1198
     with pytest.raises(InferenceError, match="1198 features, the profile declares 1197"):

@@ -28,7 +28,7 @@ from pipelines.types import Series, SeriesRole
 from tests.mr import OLNM_STUDY, T1W, T2W_FS, make_series, write_study
 from tests.mr import Sequence as MrSequence
 
-PLAIN = catalogue()["olnm_mri"]
+PLAIN = replace(catalogue()["olnm_mri"], inclusion=())
 SPEC = replace(
     PLAIN,
     clinical=(
