@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from pipelines.models.manifest import Manifest
+from pipelines.models.manifest import Decision, Manifest
 from pipelines.spec import PipelineSpec
 
 _METRICS = {
-    "nested_auc": "AUC, nested cross-validation",
+    "nested_auc": "AUC, nested cross-validation (of several classes the mean of one against the rest)",
     "nested_auc_se": "standard error of that AUC (DeLong)",
+    "nested_accuracy": "share of right classes, nested cross-validation",
     "nested_sensitivity": "sensitivity at the fold's own threshold, nested",
     "nested_specificity": "specificity at the fold's own threshold, nested",
     "apparent_auc": "AUC on the training rows themselves (optimistic by nature)",
-    "volume_only_auc": "AUC of the tumour's volume alone",
+    "permuted_auc": "mean AUC of the whole recipe on shuffled labels (ought to be 0.5)",
+    "size_only_auc": "AUC of the roi's size alone",
     "bayes_auc": "best possible AUC of the planted signal (analytic)",
+    "bayes_imaging_auc": "best possible AUC of what is planted in the images (analytic)",
+    "bayes_clinical_auc": "best possible AUC of what is planted in clinical values (analytic)",
     "segmenter_dice": "mean Dice of the segmenter on unseen cases",
     "network_n": "cases that trained the networks",
 }
+_LISTED = 60  # inputs that are listed one by one
 
 
 def write_model_card(path: Path, manifest: Manifest, spec: PipelineSpec) -> None:
     """Write the card as Markdown."""
     training, kind = manifest.training, "phantom metrics" if manifest.training.data == "synthetic" else "metrics"
-    networks = [f"- `{c.file}`: {c.network} on {c.role}, {c.dim} features; {c.weights}." for c in manifest.cnns]
-    if s := manifest.segmenter:
-        networks.insert(0, f"- `{s.file}`: {s.network} on {s.role}, {s.spacing_mm:g} mm pixels; draws the roi when none was sent.")
-    metrics = [f"| {_METRICS.get(k, k)} | {v:.4g} |" for k, v in training.metrics.items()]
-    features = [f"- `{f.name}`" for f in manifest.decision.features]
+    classes = {label.number: label.code.meaning for label in spec.classes}
+    labelled = f", {training.events} with the label" if not classes else ""
     lines = [
         f"# {spec.title}: bundle {manifest.version} ({manifest.status.value})",
         "",
@@ -40,33 +43,56 @@ def write_model_card(path: Path, manifest: Manifest, spec: PipelineSpec) -> None
         "An independent implementation with other data and other weights.",
         f"Trained on {training.description} (seed {training.seed}).",
         "",
-        *networks,
-        f"- `{manifest.decision.file}`: {manifest.decision.classifier}; Platt scaling; "
-        f"threshold {manifest.decision.threshold:.3f} ({manifest.decision.threshold_rule}).",
+        *_networks(manifest),
+        *(_decision(name, one, classes) for name, one in _decisions(manifest)),
         "",
         f"## {kind.capitalize()}",
-        f"{training.n} cases, {training.events} with the label.",
+        f"{training.n} cases{labelled}.",
         "",
         "| quantity | value |",
         "|---|---|",
-        *metrics,
+        *(f"| {_METRICS.get(k, k)} | {v:.4g} |" for k, v in training.metrics.items()),
         "",
         "## Limits",
-        *_limits(manifest),
-        "",
-        f"## The classifier's {len(features)} inputs",
-        *features,
+        *_limits(manifest, spec),
         "",
     ]
+    for name, one in _decisions(manifest):
+        more = [f"- and {len(one.features) - _LISTED} more"] if len(one.features) > _LISTED else []
+        lines += [f"## Inputs of the {name}: {len(one.features)}", *(f"- `{f.name}`" for f in one.features[:_LISTED]), *more, ""]
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
-def _limits(manifest: Manifest) -> list[str]:
+def _decisions(manifest: Manifest) -> list[tuple[str, Decision]]:
+    named = [("imaging score", manifest.score), ("decision", manifest.decision), ("imaging-only decision", manifest.imaging_only)]
+    return [(name, one) for name, one in named if one and (name != "imaging-only decision" or one != manifest.score)]
+
+
+def _networks(manifest: Manifest) -> list[str]:
+    lines = [f"- `{c.file}`: {c.network} on {c.role}, {c.dim} features; {c.weights}." for c in manifest.cnns]
+    if s := manifest.segmenter:
+        lines.insert(0, f"- `{s.file}`: {s.network} on {s.role}, {s.spacing_mm:g} mm pixels; draws the roi when none was sent.")
+    return lines
+
+
+def _decision(name: str, one: Decision, classes: Mapping[int, str]) -> str:
+    where = f" (`{one.file}`)" if one.file else ", written out in the manifest"
+    if one.threshold is None:
+        absent = [words for number, words in classes.items() if number not in one.classes]
+        cannot = f"; it cannot predict: {', '.join(absent)}" if absent else ""
+        return f"- {name}{where}: {one.classifier}; {one.threshold_rule} of {len(one.classes)}{cannot}."
+    return f"- {name}{where}: {one.classifier}; Platt scaling; threshold {one.threshold:.3f} ({one.threshold_rule})."
+
+
+def _limits(manifest: Manifest, spec: PipelineSpec) -> list[str]:
     limits = [
-        "- The regions of the training cases were given, not drawn by the segmenter; a roi drawn by the segmenter shifts the features.",
-        "- Networks are far narrower than the paper's and trained from scratch.",
-        "- Inclusion criteria of the paper (FIGO stage, histology, no enlarged node) are not checked.",
+        "- The regions of the training cases were given, not drawn by the segmenter; a roi drawn by the segmenter shifts the features."
     ]
+    if manifest.cnns:
+        limits.append("- The networks and their weights are not the paper's.")
+    if spec.inclusion:
+        rules = ", ".join(rule.words for rule in spec.inclusion)
+        limits.append(f"- Made for patients with {rules}. Whom a stated value excludes is refused; what is not stated is not verified.")
     if manifest.training.data == "synthetic":
         limits.insert(0, "- No patient's image was used: on real images the probability means nothing.")
     return limits

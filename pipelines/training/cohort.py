@@ -1,43 +1,29 @@
-"""Cohort tables, and each patient's training data extracted once by the serving code and kept on disk by content."""
+"""Cohort tables: one row per patient, checked before anything is computed."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import SimpleITK as sitk
-from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from pipelines.errors import CohortError, InputError
+from pipelines.features.clinical import KNOWN, parse_all
+from pipelines.types import ClinicalValue
 
-from pipelines.engine import extract_features, load_case, prepare
-from pipelines.errors import CohortError, InferenceError, InputError
-from pipelines.features.cnn import crop_cube
-from pipelines.imaging.geometry import resample_mask
-from pipelines.imaging.sequences import choose
-from pipelines.imaging.series import find_dicom_files, read_series
-from pipelines.models.segment import to_slices
-from pipelines.spec import PipelineSpec
-from pipelines.systems import catalogue
-from pipelines.types import Case, SeriesRole
-
-COLUMNS = ("patient", "study", "label")  # required; roi and site are optional
+COLUMNS = ("patient", "study", "label")  # required; roi, roi2, site and split are optional, and clinical values by their names
+SPLITS = ("", "train", "test")
 MIN_EVENTS = 10  # of either class: below that nothing can be selected or judged
-CACHE_VERSION = "1"  # part of every cache key; raised when the extraction code changes what it returns
 _NAMED = 5  # rows named in an error before "and n more"
 
 
 @dataclass(frozen=True)
 class CohortRow:
-    """One patient of the table. ``line`` is the line of the file, for messages."""
+    """One patient of the table. ``line`` is the line of the file, for messages.
+
+    ``label`` is 0 or 1, or the number of a class; ``second_roi`` is another reader's region; ``split`` is "train", "test" or empty.
+    """
 
     line: int
     patient: str
@@ -45,29 +31,22 @@ class CohortRow:
     roi: Path | None
     label: int
     site: str
+    second_roi: Path | None = None
+    split: str = ""
+    clinical: Mapping[str, ClinicalValue] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """Name the row in a message."""
+        return f"line {self.line} ({self.patient})"
 
 
-@dataclass(frozen=True)
-class SliceGrid:
-    """What the segmenter sees: square slices of ``size`` pixels of ``spacing_mm``."""
+def read_cohort(path: Path, *, classes: Collection[int] = (0, 1)) -> list[CohortRow]:
+    """Read and check ``cohort.csv``; paths in it are relative to the file.
 
-    spacing_mm: float
-    size: int
-
-
-@dataclass(frozen=True, eq=False)
-class Extracted:
-    """One patient's training data: radiomics by name, a cube (z, y, x) per sequence, slices and mask (n, y, x) for the segmenter."""
-
-    radiomics: Mapping[str, float]
-    cubes: Mapping[SeriesRole, NDArray[np.float32]]
-    slices: NDArray[np.float32]
-    mask: NDArray[np.uint8]
-    synthetic: bool
-
-
-def read_cohort(path: Path) -> list[CohortRow]:
-    """Read and check ``cohort.csv``: columns patient, study, label (0/1), and optionally roi and site; paths relative to the file.
+    Columns: patient, study, label; optionally roi and roi2 (files with a first and a second reader's region), site, split (train or test),
+    and clinical values by their names in :data:`pipelines.features.clinical.KNOWN`, empty where not known. What is known only after surgery
+    may stand in the table; no system can use it.
 
     Raises
     ------
@@ -77,183 +56,74 @@ def read_cohort(path: Path) -> list[CohortRow]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            missing = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
-            rows = [(i, r) for i, r in enumerate(reader, start=2)]
-    except OSError as error:
-        raise CohortError(f"{path} cannot be read: {error.strerror}") from error
-    if missing:
+            columns = list(reader.fieldnames or [])
+            rows = [(reader.line_num, r) for r in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CohortError(f"{path} cannot be read: {error}") from error
+    if missing := [c for c in COLUMNS if c not in columns]:
         raise CohortError(f"{path} has no column {', '.join(missing)}")
-    _refuse(path, "label is not 0 or 1", [f"line {i}: {r['label']!r}" for i, r in rows if r["label"] not in ("0", "1")])
-    cohort = [_row(path.parent, i, r) for i, r in rows]
-    for what in ("patient", "study"):
-        count = Counter(str(getattr(r, what)) for r in cohort)
-        twice = [f"line {r.line}: {getattr(r, what)}" for r in cohort if count[str(getattr(r, what))] > 1]
-        _refuse(path, f"the same {what} more than once", twice)
-    _refuse(path, "the study folder does not exist", [f"line {r.line}: {r.study}" for r in cohort if not r.study.is_dir()])
-    _refuse(path, "the roi file does not exist", [f"line {r.line}: {r.roi}" for r in cohort if r.roi and not r.roi.is_file()])
+    known = [c for c in columns if c in KNOWN]
+    if odd := [c for c in columns if c not in KNOWN and c not in {*COLUMNS, "roi", "roi2", "site", "split"}]:
+        raise CohortError(f"{path}: no such column is known: {', '.join(odd)}")
+    if twice := sorted({c for c in columns if columns.count(c) > 1}):
+        raise CohortError(f"{path} has the column {', '.join(twice)} more than once")
+    refuse(path, "another number of values than there are columns", [f"line {i}" for i, r in rows if None in r or None in r.values()])
+    refuse(path, "no patient or no study", [f"line {i}" for i, r in rows if not (r["patient"].strip() and r["study"].strip())])
+    numbers = {str(c) for c in classes}
+    words = " or ".join(sorted(numbers)) if len(numbers) == 2 else f"one of {', '.join(sorted(numbers))}"
+    refuse(path, f"label is not {words}", [f"line {i}: {r['label']!r}" for i, r in rows if r["label"] not in numbers])
+    refuse(path, "split is not train or test", [f"line {i}: {r['split']!r}" for i, r in rows if (r.get("split") or "") not in SPLITS])
+    cohort, problems = [], []
+    for i, r in rows:
+        try:
+            cohort.append(_row(path.parent, i, r, known))
+        except InputError as error:
+            problems.append(f"line {i}: {error}")
+    refuse(path, "clinical values that cannot be used", problems)
+    for what, named in (("patient", [r.patient for r in cohort]), ("study", [str(r.study.resolve()) for r in cohort])):
+        count = Counter(named)
+        refuse(path, f"the same {what} more than once", [f"line {r.line}: {n}" for r, n in zip(cohort, named, strict=True) if count[n] > 1])
+    refuse(path, "the study folder does not exist", [f"line {r.line}: {r.study}" for r in cohort if not r.study.is_dir()])
+    rois = [(r.line, roi) for r in cohort for roi in (r.roi, r.second_roi) if roi]
+    refuse(path, "the roi file does not exist", [f"line {line}: {roi}" for line, roi in rois if not roi.is_file()])
     check_labels(str(path), [r.label for r in cohort])
     return cohort
 
 
-def _row(folder: Path, line: int, fields: Mapping[str, str]) -> CohortRow:
-    roi = fields.get("roi")
+def _row(folder: Path, line: int, fields: Mapping[str, str], known: Sequence[str]) -> CohortRow:
+    def path(column: str) -> Path | None:
+        name = fields.get(column)
+        return folder / name if name else None
+
+    stated = {name: fields[name] for name in known if (fields[name] or "").strip()}
     return CohortRow(
         line=line,
         patient=fields["patient"],
         study=folder / fields["study"],
-        roi=folder / roi if roi else None,
+        roi=path("roi"),
         label=int(fields["label"]),
         site=fields.get("site") or "",
+        second_roi=path("roi2"),
+        split=fields.get("split") or "",
+        clinical=parse_all(stated, source="cohort table"),
     )
 
 
 def check_labels(where: str, labels: Sequence[int]) -> None:
-    """Raise CohortError where the label is constant or one class has too few rows for nested folds."""
-    events = sum(labels)
-    if events in (0, len(labels)):
+    """Raise CohortError where the label is constant or a class has too few rows for nested folds."""
+    count = Counter(labels)
+    if len(count) < 2:
         raise CohortError(f"{where}: the label is the same in all {len(labels)} rows")
-    if min(events, len(labels) - events) < MIN_EVENTS:
-        raise CohortError(
-            f"{where}: {events} positive and {len(labels) - events} negative rows are too few, at least {MIN_EVENTS} of each are needed"
-        )
+    if min(count.values()) < MIN_EVENTS:
+        if set(count) <= {0, 1}:
+            named = f"{count[1]} positive and {count[0]} negative rows"
+        else:
+            named = " and ".join(f"{n} rows of class {c}" for c, n in sorted(count.items()) if n < MIN_EVENTS)
+        raise CohortError(f"{where}: {named} are too few, at least {MIN_EVENTS} of each are needed")
 
 
-def _refuse(path: Path, problem: str, rows: Sequence[str]) -> None:
+def refuse(path: Path, problem: str, rows: Sequence[str]) -> None:
+    """Raise CohortError with the first few of ``rows``, if there are any."""
     if rows:
         more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
         raise CohortError(f"{path}: {problem}: {'; '.join(rows[:_NAMED])}{more}")
-
-
-def extract_cohort(
-    rows: Sequence[CohortRow],
-    spec: PipelineSpec,
-    *,
-    grid: SliceGrid,
-    cache: Path,
-    workers: int,
-    progress: Callable[[str], None],
-) -> list[Path]:
-    """Extract every patient in parallel and return a file for each, see :func:`read_extracted`; what is in ``cache`` stays as it is.
-
-    Raises
-    ------
-    CohortError
-        Studies that cannot be used, each named with its line and the reason.
-    """
-    cache.mkdir(parents=True, exist_ok=True)
-    files: list[Path] = []
-    failures: list[str] = []
-    task = partial(_extract_to_cache, system=spec.name, grid=grid, cache=cache)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_use_one_thread) as pool:
-        for i, (row, (file, failure)) in enumerate(zip(rows, pool.map(task, rows), strict=True), start=1):
-            files.append(file)
-            if failure:
-                failures.append(f"line {row.line} ({row.patient}): {failure}")
-            if i % 10 == 0 or i == len(rows):
-                progress(f"extraction: {i} of {len(rows)} studies")
-    _refuse(cache.parent, "studies that cannot be used", failures)
-    return files
-
-
-def _use_one_thread() -> None:
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the processes are the parallelism
-    threadpool_limits(1)  # many small eigenvalue problems: threads of several processes would only wait for one another
-
-
-def _extract_to_cache(row: CohortRow, *, system: str, grid: SliceGrid, cache: Path) -> tuple[Path, str]:
-    """Return the patient's cache file and, when it could not be made, why."""
-    spec = catalogue()[system]
-    try:
-        paths = study_files(row)
-        key = hashlib.sha256(f"{CACHE_VERSION} {spec.method_digest()} {grid}".encode())
-        for path in paths:
-            key.update(hashlib.sha256(path.read_bytes()).digest())
-        file = cache / f"{key.hexdigest()}.npz"
-        if not file.exists():
-            _write_extracted(file, _extract(paths, spec, grid))
-    except (InputError, InferenceError, OSError) as error:
-        return cache, str(error)
-    return file, ""
-
-
-def _extract(paths: Sequence[Path], spec: PipelineSpec, grid: SliceGrid) -> Extracted:
-    case = read_case(paths, spec)
-    if case.roi is None:
-        raise InputError("no roi: training needs a SEG or RTSTRUCT, in the roi column or in the study folder")
-    prepared = prepare(spec, case)
-    radiomics, _ = extract_features(spec, prepared, {})
-    roles = spec.cnn.roles if spec.cnn else ()
-    cubes = {r: crop_cube(prepared.images[r], prepared.rois[r], spec.cnn).array for r in roles if spec.cnn}
-    slices = to_slices(case.volumes[spec.roi.role].volume, spacing_mm=grid.spacing_mm, size=grid.size)
-    header = case.volumes[spec.roi.role].sources[0]
-    return Extracted(
-        radiomics=radiomics,
-        cubes=cubes,
-        slices=slices.array,
-        mask=resample_mask(case.roi.volume, slices).array,
-        synthetic=str(header.get("ImageComments", "")) == "SYNTHETIC PHANTOM",
-    )
-
-
-def study_files(row: CohortRow) -> list[Path]:
-    """Return the files of a patient's study, and of the roi where it lies elsewhere."""
-    paths = find_dicom_files(row.study)
-    return [*paths, row.roi] if row.roi and row.roi not in paths else paths
-
-
-def read_case(paths: Sequence[Path], spec: PipelineSpec) -> Case:
-    """Read a study's files into a case, choosing its series as the node does."""
-    series = read_series(paths)
-    return load_case(series, choose(series, spec), spec)
-
-
-def _write_extracted(file: Path, data: Extracted) -> None:
-    names = list(data.radiomics)
-    arrays: dict[str, Any] = {
-        "names": np.array(names),
-        "values": np.array([data.radiomics[n] for n in names]),
-        "slices": data.slices,
-        "mask": data.mask,
-        "synthetic": np.array(data.synthetic),
-    }
-    arrays |= {f"cube_{role}": cube for role, cube in data.cubes.items()}
-    partial_file = file.with_suffix(".partial")  # renamed when whole, so that a killed run leaves nothing half written
-    with partial_file.open("wb") as stream:
-        np.savez(stream, **arrays)
-    partial_file.replace(file)
-
-
-def read_extracted(file: Path) -> Extracted:
-    """Read what :func:`extract_cohort` kept of one patient."""
-    with np.load(file, allow_pickle=False) as stored:
-        return Extracted(
-            radiomics=dict(zip(stored["names"].tolist(), stored["values"].tolist(), strict=True)),
-            cubes={SeriesRole(k[5:]): stored[k] for k in stored.files if k.startswith("cube_")},
-            slices=stored["slices"],
-            mask=stored["mask"],
-            synthetic=bool(stored["synthetic"]),
-        )
-
-
-def is_synthetic(file: Path) -> bool:
-    """Tell whether a patient's extracted data come from a phantom; reads nothing else."""
-    with np.load(file, allow_pickle=False) as stored:
-        return bool(stored["synthetic"])
-
-
-def feature_table(rows: Sequence[CohortRow], features: Sequence[Mapping[str, float]]) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    """Return feature names and the matrix (n, p).
-
-    Raises
-    ------
-    CohortError
-        Patients have different features, or a value is not finite; the message names rows and features.
-    """
-    names = tuple(features[0])
-    odd = [f"line {r.line} ({r.patient})" for r, f in zip(rows, features, strict=True) if tuple(f) != names]
-    _refuse(rows[0].study.parent, "other features than the first row", odd)
-    table = np.array([list(f.values()) for f in features], dtype=np.float64)
-    where = np.argwhere(~np.isfinite(table))
-    bad = [f"line {rows[i].line} ({rows[i].patient}): {names[j]}" for i, j in where]
-    _refuse(rows[0].study.parent, "a feature is not finite", bad)
-    return names, table

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipelines.training.networks import Crfe, FeatureNet
+from pipelines.training.crfe import Crfe
+from pipelines.training.networks import FeatureNet
 
 Float32Array = NDArray[np.float32]
 Progress = Callable[[str], None]
@@ -28,18 +29,36 @@ class Schedule:
     weight_decay: float = 1e-4
 
 
-def fit_cnn(net: FeatureNet, cubes: Float32Array, labels: NDArray[np.int64], *, schedule: Schedule, seed: int, progress: Progress) -> None:
-    """Train in place on cubes (n, z, y, x) in 0..1 and labels 0/1, with random shifts, turns and mirroring ([OLNM] Methods).
+def fit_cnn(
+    net: FeatureNet,
+    views: Float32Array,
+    labels: NDArray[np.int64],
+    *,
+    schedule: Schedule,
+    seed: int,
+    progress: Progress,
+    status: Float32Array | None = None,
+) -> None:
+    """Train in place on views (n, channels, ...spatial) and labels 0/1, with random shifts, turns and mirroring ([OLNM] Methods).
 
-    The paper also scales at random; that is left out because the tumour's size is part of the signal.
+    The paper also scales at random; that is left out because the tumour's size is part of the signal. With ``status`` (n,) the joint head
+    of a :class:`JointNet` is trained beside the other: the loss is the sum of both ([HSCORE]); rows of NaN count for the image's head only.
     """
-    images, targets = torch.from_numpy(cubes)[:, None], torch.from_numpy(labels.astype(np.float32))
+    images, targets = torch.from_numpy(views), torch.from_numpy(labels.astype(np.float32))
     positives = float(targets.mean())
     balance = torch.tensor((1 - positives) / positives)
+    told = None if status is None else torch.from_numpy(status.astype(np.float32))
 
     def loss(rows: Tensor) -> Tensor:
-        logit = net(_jitter(images[rows]))[1][:, 0]
-        return functional.binary_cross_entropy_with_logits(logit, targets[rows], pos_weight=balance)
+        shown, wanted = _jitter(images[rows]), targets[rows]
+        if told is None:
+            return functional.binary_cross_entropy_with_logits(net(shown)[1][:, 0], wanted, pos_weight=balance)
+        known = ~torch.isnan(told[rows])
+        _, alone, _, joint = net(shown, torch.nan_to_num(told[rows])[:, None])
+        of_image = functional.binary_cross_entropy_with_logits(alone[:, 0], wanted, pos_weight=balance)
+        if not known.any():
+            return of_image
+        return of_image + functional.binary_cross_entropy_with_logits(joint[known, 0], wanted[known], pos_weight=balance)
 
     _fit(net, len(images), loss, schedule=schedule, seed=seed, progress=progress)
 
@@ -100,14 +119,15 @@ def _batches(n: int, size: int) -> Iterator[Tensor]:
 
 
 def _jitter(images: Tensor) -> Tensor:
-    """Shift by up to 6 %, turn about the slice axis by up to 10 degrees and mirror left-right, each cube on its own."""
-    n = len(images)
+    """Shift by up to 6 %, turn within the slice by up to 10 degrees and mirror left-right, each view on its own."""
+    n, dims = len(images), images.ndim - 2
     angle = (torch.rand(n) * 2 - 1) * np.deg2rad(10.0)
     mirror = torch.where(torch.rand(n) < 0.5, -1.0, 1.0)
-    motion = torch.zeros(n, 3, 4)
+    motion = torch.zeros(n, dims, dims + 1)
     motion[:, 0, 0], motion[:, 0, 1] = mirror * torch.cos(angle), -torch.sin(angle)
     motion[:, 1, 0], motion[:, 1, 1] = mirror * torch.sin(angle), torch.cos(angle)
-    motion[:, 2, 2] = 1.0
-    motion[:, :, 3] = (torch.rand(n, 3) * 2 - 1) * 0.12  # in half sides of the cube
+    if dims == 3:
+        motion[:, 2, 2] = 1.0
+    motion[:, :, dims] = (torch.rand(n, dims) * 2 - 1) * 0.12  # in half sides of the view
     grid = functional.affine_grid(motion, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)

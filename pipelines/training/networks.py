@@ -1,167 +1,169 @@
-"""The networks that a bundle may carry, as torch modules whose outputs are what serving expects from the exported graph."""
+"""The feature networks that a bundle may carry, as torch modules whose outputs are what serving expects from the exported graph.
+
+Each is a convolutional body, global average pooling and one linear unit. For such a head Grad-CAM equals the class activation map
+ReLU(sum_k w_k A_k) up to a positive factor, so ``forward`` gives it without gradients (Selvaraju et al. 2017, section 3.1).
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
-from monai.networks.nets.resnet import ResNet, ResNetBlock
+from monai.networks.nets.densenet import DenseNet
+from monai.networks.nets.resnet import ResNet, ResNetBlock, ResNetBottleneck
 from torch import Tensor, nn
 from torch.nn import functional
 
-RESNET10 = (1, 1, 1, 1)  # blocks per stage
+from pipelines.errors import CohortError
+from pipelines.spec import Cnn, Cube, Triplets
 
 
 class FeatureNet(nn.Module):  # type: ignore[misc]
-    """A 3D residual network with global average pooling and one linear unit.
-
-    For such a head Grad-CAM equals the class activation map ReLU(sum_k w_k A_k) up to a positive factor, so ``forward`` gives it without
-    gradients (Selvaraju et al. 2017, section 3.1).
+    """A body with ``channels`` last maps, pooled into features for one linear unit.
 
     Parameters
     ----------
-    widths : channels per stage; the last is the dimension of the features.
-    blocks : residual blocks per stage.
-    pool : max-pool after the first convolution as the published network does; without, the activation map is twice as fine.
+    body : (n, inputs, ...spatial) to (n, channels, ...spatial).
+    flat : the features are the last maps themselves, flattened ([PLNM] 16,384), rather than their averages.
+    inputs : channels of the body; a single-channel view is repeated for a body that was trained on colour.
     """
 
-    def __init__(self, widths: tuple[int, int, int, int], *, blocks: tuple[int, int, int, int] = RESNET10, pool: bool = True) -> None:
+    def __init__(self, body: nn.Module, channels: int, *, inputs: int = 1, flat: bool = False) -> None:
         super().__init__()
-        self.body = ResNet(
-            block=ResNetBlock,
-            layers=list(blocks),
-            block_inplanes=list(widths),
-            spatial_dims=3,
-            n_input_channels=1,
-            conv1_t_size=7,
-            conv1_t_stride=2,
-            no_max_pool=not pool,
-            shortcut_type="B",
-            bias_downsample=False,
-            feed_forward=False,
-        )
-        self.head = nn.Linear(widths[-1], 1)
+        self.body, self.inputs, self.flat = body, inputs, flat
+        self.head = nn.Linear(channels, 1)
 
     def maps(self, image: Tensor) -> Tensor:
-        """Return the last convolutional maps (n, dim, z, y, x) of cubes (n, 1, z, y, x) in 0..1."""
-        body = self.body
-        x = body.act(body.bn1(body.conv1(image)))
-        if not body.no_max_pool:
-            x = body.maxpool(x)
-        return body.layer4(body.layer3(body.layer2(body.layer1(x))))
+        """Return the last convolutional maps."""
+        if self.inputs > 1 and image.shape[1] == 1:
+            image = image.repeat(1, self.inputs, *[1] * (image.ndim - 2))
+        return self.body(image)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features (n, dim), logit (n, 1) and class activation map (n, z, y, x), which is not negative and not scaled."""
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return features (n, dim), logit (n, 1) and class activation map (n, ...spatial), which is not negative and not scaled."""
         maps = self.maps(image)
-        features = maps.mean(dim=(2, 3, 4))
-        weights = self.head.weight.reshape(1, -1, 1, 1, 1)
-        return features, self.head(features), functional.relu((weights * maps).sum(dim=1))
+        pooled = maps.flatten(2).mean(dim=2)
+        weights = self.head.weight.reshape(1, -1, *[1] * (maps.ndim - 2))
+        return maps.flatten(1) if self.flat else pooled, self.head(pooled), functional.relu((weights * maps).sum(dim=1))
 
 
-class PositionAttention(nn.Module):  # type: ignore[misc]
-    """Position attention of DANet (Fu et al. 2019, section 3.2): every pixel looks at every other; starts as identity."""
+class JointNet(FeatureNet):
+    """[HSCORE]: a shared trunk, one head for the image alone and one that is also told the node status (0 or 1)."""
 
-    def __init__(self, channels: int, reduction: int) -> None:
+    def __init__(self, body: nn.Module, channels: int, *, hidden: int = 16) -> None:
+        super().__init__(body, channels, inputs=3)
+        self.joint = nn.Sequential(nn.Linear(channels + 1, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, image: Tensor, status: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Return what :class:`FeatureNet` does, and the joint logit (n, 1)."""
+        features, logit, cam = super().forward(image)
+        return features, logit, cam, self.joint(torch.cat([features, status], dim=1))
+
+
+class _ResNetMaps(nn.Module):  # type: ignore[misc]
+    """MONAI's residual network up to its last maps."""
+
+    def __init__(self, net: ResNet) -> None:
         super().__init__()
-        inner = max(channels // reduction, 1)
-        self.query = nn.Conv2d(channels, inner, 1)
-        self.key = nn.Conv2d(channels, inner, 1)
-        self.value = nn.Conv2d(channels, channels, 1)
-        self.gamma = nn.Parameter(torch.zeros(1))
+        self.net = net
 
     def forward(self, x: Tensor) -> Tensor:
-        query = self.query(x).flatten(2).transpose(1, 2)
-        weights = torch.softmax(query @ self.key(x).flatten(2), dim=-1)  # row j: how much pixel j takes from each pixel
-        seen = self.value(x).flatten(2) @ weights.transpose(1, 2)
-        return self.gamma * seen.reshape(x.shape) + x
+        net = self.net
+        x = net.act(net.bn1(net.conv1(x)))
+        if not net.no_max_pool:
+            x = net.maxpool(x)
+        return net.layer4(net.layer3(net.layer2(net.layer1(x))))
 
 
-class Scan(nn.Module):  # type: ignore[misc]
-    """Bidirectional LSTM over a feature map: along rows, along rows and then columns, or along the raster of all pixels."""
+@dataclass(frozen=True)
+class Architecture:
+    """How a body is built: residual ``blocks`` per stage with these ``widths``, or dense blocks with a growth rate.
 
-    def __init__(self, channels: int, units: int, order: Literal["rows", "rows_columns", "raster"]) -> None:
-        super().__init__()
-        self.order = order
-        self.along_rows = nn.LSTM(channels, units // 2, batch_first=True, bidirectional=True)
-        if order == "rows_columns":
-            self.along_columns = nn.LSTM(units, units // 2, batch_first=True, bidirectional=True)
-        self.back = nn.Conv2d(units, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, channels, height, width = x.shape
-        pixels = x.permute(0, 2, 3, 1)
-        if self.order == "raster":
-            out = self.along_rows(pixels.reshape(n, height * width, channels))[0]
-        else:
-            out = self.along_rows(pixels.reshape(n * height, width, channels))[0]
-        out = out.reshape(n, height, width, -1)
-        if self.order == "rows_columns":
-            columns = out.transpose(1, 2).reshape(n * width, height, -1)
-            out = self.along_columns(columns)[0].reshape(n, width, height, -1).transpose(1, 2)
-        return self.back(out.permute(0, 3, 1, 2))
-
-
-class Crfe(nn.Module):  # type: ignore[misc]
-    """The segmenter of [CRFE]: convolutions and pooling, bidirectional LSTM, position attention, U-Net-like decoder.
-
-    Where the paper is silent or ambiguous the choice is a parameter; the defaults are those of docs/systems.md.
-
-    Parameters
-    ----------
-    widths : channels of the three convolution blocks.
-    units : LSTM units of both directions together.
-    order : what the LSTM runs along; rows then columns give every pixel the context of the whole slice.
-    pools : 2 or 3; two fit the two decoder convolutions, three make the attention 16 times smaller.
-    reduction : divides the channels of the attention's queries and keys; the text says 1, the reference implementation 8.
-    skip : join encoder maps in the decoder.
-    upsampling : how the decoder enlarges.
-    batch_norm : normalise after each convolution.
+    ``bottleneck`` blocks have four times as many outputs as their width. Without ``pool`` the activation map is twice as fine.
     """
 
-    def __init__(
-        self,
-        widths: tuple[int, int, int] = (32, 64, 128),
-        *,
-        units: int = 256,
-        order: Literal["rows", "rows_columns", "raster"] = "rows_columns",
-        pools: Literal[2, 3] = 2,
-        reduction: int = 8,
-        skip: bool = True,
-        upsampling: Literal["nearest", "bilinear"] = "nearest",
-        batch_norm: bool = True,
-    ) -> None:
-        super().__init__()
-        fine, middle, coarse = widths
-        self.pools, self.skip, self.upsampling = pools, skip, upsampling
-        self.encode1 = _convolve(1, fine, batch_norm)
-        self.encode2 = _convolve(fine, middle, batch_norm)
-        self.encode3 = _convolve(middle, coarse, batch_norm)
-        self.scan = Scan(coarse, units, order)
-        self.attend = PositionAttention(coarse, reduction)
-        self.decode2 = _convolve(coarse + (middle if skip else 0), middle, batch_norm)
-        self.decode1 = _convolve(middle + (fine if skip else 0), fine, batch_norm)
-        self.out = nn.Conv2d(fine, 1, 1)
+    kind: str  # "resnet" or "densenet"
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...] = ()
+    bottleneck: bool = False
+    pool: bool = True
+    growth: int = 32
+    start: int = 64
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return logits (n, 1, y, x) of slices (n, 1, y, x); the sides must divide by 2 to the power of ``pools``."""
-        fine = self.encode1(image)
-        middle = self.encode2(functional.max_pool2d(fine, 2))
-        coarse = self.encode3(functional.max_pool2d(middle, 2))
-        x = functional.max_pool2d(coarse, 2) if self.pools == 3 else coarse
-        x = self.attend(self.scan(x))
-        if self.pools == 3:
-            x = self._enlarge(x) + coarse
-        x = self.decode2(self._join(x, middle))
-        return self.out(self.decode1(self._join(x, fine)))
-
-    def _join(self, x: Tensor, encoded: Tensor) -> Tensor:
-        enlarged = self._enlarge(x)
-        return torch.cat([enlarged, encoded], dim=1) if self.skip else enlarged
-
-    def _enlarge(self, x: Tensor) -> Tensor:
-        return functional.interpolate(x, scale_factor=2.0, mode=self.upsampling)
+    def words(self) -> str:
+        """Name the architecture: ``ResNet50, widths 64-128-256-512``."""
+        if self.kind == "densenet":
+            return f"DenseNet{2 * sum(self.blocks) + 5}, growth {self.growth}"
+        return f"ResNet{(3 if self.bottleneck else 2) * sum(self.blocks) + 2}, widths {'-'.join(map(str, self.widths))}"
 
 
-def _convolve(inputs: int, outputs: int, batch_norm: bool) -> nn.Module:
-    norm = [nn.BatchNorm2d(outputs)] if batch_norm else []
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), *norm, nn.ReLU())
+_FULL = (64, 128, 256, 512)
+PUBLISHED: Mapping[str, Architecture] = {
+    "resnet10_3d": Architecture("resnet", (1, 1, 1, 1), _FULL),
+    "resnet50_3d": Architecture("resnet", (3, 4, 6, 3), _FULL, bottleneck=True),
+    "resnet101_3d": Architecture("resnet", (3, 4, 23, 3), _FULL, bottleneck=True),
+    "resnet200_3d": Architecture("resnet", (3, 24, 36, 3), _FULL, bottleneck=True),
+    "resnet50_2d": Architecture("resnet", (3, 4, 6, 3), _FULL, bottleneck=True),
+    "densenet121_2d": Architecture("densenet", (6, 12, 24, 16)),
+    "resnet18_2d": Architecture("resnet", (2, 2, 2, 2), (16, 32, 64, 128)),  # [HSCORE] trunk, reconstructed: widths are ours
+}
+_NARROW_WIDTHS = (8, 16, 32, 64)
+# Small relatives of the published networks, for demo bundles and for cohorts too small for anything larger.
+NARROW: Mapping[str, Architecture] = {
+    "resnet10_3d": Architecture("resnet", (1, 1, 1, 1), _NARROW_WIDTHS, pool=False),
+    "resnet50_3d": Architecture("resnet", (1, 1, 1, 1), _NARROW_WIDTHS, pool=False),
+    "resnet101_3d": Architecture("resnet", (1, 1, 1, 1), _NARROW_WIDTHS, pool=False),
+    "resnet200_3d": Architecture("resnet", (1, 1, 1, 1), _NARROW_WIDTHS, pool=False),
+    "resnet50_2d": Architecture("resnet", (1, 1, 1, 1), _NARROW_WIDTHS, bottleneck=True),
+    "densenet121_2d": Architecture("densenet", (2, 4, 6, 4), growth=8, start=16),
+    "resnet18_2d": Architecture("resnet", (1, 1, 1, 1), _NARROW_WIDTHS, pool=False),
+}
+
+
+def build(block: Cnn, architecture: Architecture) -> FeatureNet:
+    """Return a network for a system's block, with new weights."""
+    dims = 3 if isinstance(block.view, Cube) else 2
+    inputs = 1 if dims == 3 else 3  # published 2D networks were made for colour
+    body, channels = (_dense if architecture.kind == "densenet" else _residual)(architecture, dims, inputs)
+    if isinstance(block.view, Triplets):
+        return JointNet(body, channels)
+    return FeatureNet(body, channels, inputs=inputs, flat=block.layer == "flat")
+
+
+def choose_architecture(block: Cnn, *, published: bool) -> Architecture:
+    """Return the architecture that a block names, or its small relative.
+
+    Raises
+    ------
+    CohortError
+        The name is not known.
+    """
+    known = PUBLISHED if published else NARROW
+    if block.network not in known:
+        raise CohortError(f"there is no network {block.network!r}; known are {', '.join(known)}")
+    return known[block.network]
+
+
+def _residual(one: Architecture, dims: int, inputs: int) -> tuple[nn.Module, int]:
+    net = ResNet(
+        block=ResNetBottleneck if one.bottleneck else ResNetBlock,
+        layers=list(one.blocks),
+        block_inplanes=list(one.widths),
+        spatial_dims=dims,
+        n_input_channels=inputs,
+        conv1_t_size=7,
+        conv1_t_stride=2,  # as torchvision has it; MONAI's default of 1 would give other numbers with its weights
+        no_max_pool=not one.pool,
+        shortcut_type="B",
+        bias_downsample=False,
+        feed_forward=False,
+    )
+    return _ResNetMaps(net), one.widths[-1] * (4 if one.bottleneck else 1)
+
+
+def _dense(one: Architecture, dims: int, inputs: int) -> tuple[nn.Module, int]:
+    net = DenseNet(
+        spatial_dims=dims, in_channels=inputs, out_channels=1, init_features=one.start, growth_rate=one.growth, block_config=one.blocks
+    )
+    return nn.Sequential(net.features, nn.ReLU()), int(net.class_layers.out.in_features)

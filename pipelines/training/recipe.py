@@ -1,167 +1,293 @@
-"""The decision of ``olnm_mri``: early fusion, selection, LightGBM, calibration, threshold ([OLNM] Methods), all inside the folds.
+"""A declared recipe, carried out: from a table of features and labels to a fitted system.
 
-:func:`fit` learns from the rows it is given and nothing else, so that running it within the folds of :func:`nested` gives an honest
-estimate of what it will do on new patients.
+:func:`fit` learns from the rows it is given and nothing else, so that running it within the folds of :mod:`pipelines.training.nested`
+gives an honest estimate of what it will do on new patients. Inside, an inner cross-validation repeats the whole selection on its training
+part, so that the choice of classifier, the calibration and the threshold see scores of patients that no step had seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from lightgbm import LGBMClassifier
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import expit
-from scipy.stats import rankdata
-from sklearn.metrics import log_loss, roc_curve
-from sklearn.model_selection import StratifiedKFold
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
+from pipelines.decide import SCORE
+from pipelines.errors import CohortError
 from pipelines.models.classify import logit
-from pipelines.training.select import (
-    Indices,
-    Labels,
-    Scaling,
-    apply_scaling,
-    drop_correlated,
-    fit_scaling,
-    lasso_logistic,
-    mrmr,
-)
+from pipelines.models.session import Float32Array
+from pipelines.recipe import Decorrelate, Lasso, MannWhitney, Mrmr, Pca, Rank, Recipe, Repeatable, Rfe, Step
+from pipelines.training import select
+from pipelines.training.classifiers import FAMILIES, Fitted
+from pipelines.training.operating_point import youden_threshold
+from pipelines.training.oversample import prior_odds, smote
+from pipelines.training.platt import Calibration, Rule, calibrate, conformal_rule
+from pipelines.training.select import Labels, LassoPath, Projection, Scaling, apply_scaling, fit_scaling
+from pipelines.training.table import Rows, Table, block_of, role_of
 from pipelines.types import FloatArray
 
-FOLDS = 5
-# The paper prints no grid; this one is small because cohorts are, and shallow because a leaf needs patients.
-GRID = tuple(
-    {"num_leaves": leaves, "n_estimators": trees, "min_child_samples": least}
-    for leaves, trees, least in product((2, 4), (40, 120), (5, 10))
-)
-THRESHOLD_RULE = "Youden index on out-of-fold probabilities of the training rows"
+THRESHOLD_RULE = "Youden index on out-of-fold probabilities of the training patients"
+MOST_PROBABLE = "the most probable class"
+COVERAGE = 0.9  # of the conformal sets, aimed at for either class
 
 
 @dataclass(frozen=True, eq=False)
-class Classifier:
-    """A fitted decision: which columns, their scaling, the trees, Platt's two numbers and the threshold."""
+class Selection:
+    """Which features a classifier uses: their names, after the projections that make some of them."""
 
-    columns: Indices
+    names: tuple[str, ...]
+    projections: Mapping[str, Projection] = field(default_factory=dict)
+    path: LassoPath | None = None  # of the last LASSO, for the report
+
+    def take(self, table: Table) -> FloatArray:
+        """Return the chosen features of raw rows, (n, k)."""
+        return _project(table, self.projections).take(self.names)
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A logistic regression in the open, on standardised features."""
+
+    intercept: float
+    coefficients: FloatArray
+
+    def predict_proba(self, rows: NDArray[np.floating[Any]]) -> FloatArray:
+        """Return probabilities (n, 2)."""
+        p = expit(self.intercept + rows @ self.coefficients)
+        return np.column_stack([1 - p, p])
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A fitted decision: which features, their scaling, the classifier, and for two classes calibration, threshold and conformal rule."""
+
+    selection: Selection
     scaling: Scaling
-    trees: LGBMClassifier
-    settings: dict[str, int]
-    platt: tuple[float, float]
-    threshold: float
+    model: Fitted | Linear
+    family: str
+    settings: Mapping[str, object]
+    classes: tuple[int, ...]
+    class_odds: tuple[float, ...] = ()  # of several classes: brings them back to their prevalence
+    calibration: Calibration | None = None
+    threshold: float | None = None
+    conformal: Rule | None = None
 
-    def standardise(self, table: FloatArray) -> FloatArray:
-        """Return the chosen columns of (n, p) as z-scores, float64."""
-        return apply_scaling(table[:, self.columns], self.scaling)
+    def standardise(self, raw: FloatArray) -> FloatArray:
+        """Return z-scores (n, k) of chosen features."""
+        return apply_scaling(raw, self.scaling)
 
-    def predict(self, table: FloatArray) -> FloatArray:
-        """Return calibrated probabilities (n,) of raw rows (n, p)."""
-        raw = self.trees.predict_proba(self.standardise(table).astype(np.float32))[:, 1]
-        return np.asarray(expit(self.platt[0] * logit(raw) + self.platt[1]))
+    def predict(self, table: Table) -> FloatArray:
+        """Return probabilities of raw rows: calibrated, (n,), or of several classes (n, classes)."""
+        rows = self.standardise(self.selection.take(table))
+        raw = self.model.predict_proba(rows) if isinstance(self.model, Linear) else self.model.predict_proba(rows.astype(np.float32))
+        if self.calibration:
+            return self.calibration.apply(logit(raw[:, 1]))
+        weighted = raw * np.array(self.class_odds)
+        return np.asarray(weighted / weighted.sum(axis=1, keepdims=True))
 
 
 @dataclass(frozen=True, eq=False)
-class NestedResult:
-    """Out-of-fold probabilities (n,) and calls (n,) of patients that the model which judged them had never seen."""
+class System:
+    """What a bundle decides with: see the fields of the same names of :class:`pipelines.models.manifest.Manifest`."""
 
-    probabilities: FloatArray
-    calls: NDArray[np.bool_]
+    decision: Stage
+    score: Stage | None = None
+    imaging_only: Stage | None = None
+
+    def predict(self, table: Table) -> FloatArray:
+        """Return the decision's probabilities of raw rows, which hold the clinical values that it uses."""
+        return self.decision.predict(self.with_score(table))
+
+    def with_score(self, table: Table) -> Table:
+        """Return the table with the first stage's log-odds, where there is one."""
+        if self.score is None:
+            return table
+        return table.join(Table((SCORE,), logit(self.score.predict(table))[:, None]))
 
 
-def select_columns(table: FloatArray, labels: Labels, *, deep: Sequence[Indices], keep: int, seed: int) -> Indices:
-    """Return the classifier's columns: deep features to ``keep`` per network by mRMR, |rho| filter, LASSO.
+def fit(
+    recipe: Recipe, table: Table, labels: Labels, *, seed: int, second: Table | None = None, families: Sequence[str] | None = None
+) -> System:
+    """Fit the recipe on raw rows.
 
-    ``deep`` lists each network's columns; all others are radiomics.
+    Parameters
+    ----------
+    table : features, and the clinical values that the recipe's nomogram uses (``CLINICAL:value:<name>``).
+    second : the same patients' features from a second reader's regions; rows of NaN where there is none.
+    families : classifiers to compare, by default those of the recipe.
+
+    Raises
+    ------
+    CohortError
+        Too few rows for a step; the message says which.
     """
-    of_networks = np.concatenate(deep) if deep else np.array([], dtype=np.intp)
-    radiomics = np.setdiff1d(np.arange(table.shape[1]), of_networks)
-    pool = [radiomics, *(columns[mrmr(table[:, columns], labels, k=keep)] for columns in deep)]
-    candidates = np.sort(np.concatenate(pool))
-    distinct = candidates[drop_correlated(table[:, candidates], labels)]
-    return distinct[lasso_logistic(table[:, distinct], labels, seed=seed)]
+    names = [f"CLINICAL:value:{name}" for name in recipe.nomogram]
+    imaging = table.columns(lambda name: not name.startswith("CLINICAL:"))
+    joint = [name for name in imaging.names if name.endswith(":cnn:h")]
+    alone = imaging.columns(lambda name: not name.rsplit(":", 1)[1].startswith("h") or block_of(name) != "cnn")
+    used = recipe.classifiers if families is None else families
+    if joint:
+        told, _ = _fit_stage(recipe, table.columns(lambda name: name in joint), labels, seed=seed, second=None, families=used)
+        untold, _ = _fit_stage(recipe, alone, labels, seed=seed, second=second, families=used)
+        return System(told, imaging_only=untold)
+    stage, unseen = _fit_stage(recipe, alone, labels, seed=seed, second=second, families=used)
+    if not names:
+        return System(stage)
+    clinical = Table(tuple(names), table.take(names))
+    return System(_fit_nomogram(clinical, logit(unseen), labels, seed=seed, folds=recipe.folds), score=stage, imaging_only=stage)
 
 
-def fit(table: FloatArray, labels: Labels, *, deep: Sequence[Indices], keep: int, seed: int) -> Classifier:
-    """Fit the whole recipe on raw rows (n, p). Grid, calibration and threshold come from an inner cross-validation.
-
-    In the inner folds the selection is repeated on the training part, so that calibration and threshold see honest scores.
-    """
-    out_of_fold = np.zeros((len(GRID), len(labels)))
-    for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(table, labels):
-        columns = select_columns(table[train], labels[train], deep=deep, keep=keep, seed=seed)
-        scaling = fit_scaling(table[train][:, columns])
-        inner, outer = (apply_scaling(table[part][:, columns], scaling).astype(np.float32) for part in (train, test))
-        for i, settings in enumerate(GRID):
-            out_of_fold[i, test] = _grow(inner, labels[train], settings, seed).predict_proba(outer)[:, 1]
-    best = int(np.argmin([log_loss(labels, p) for p in out_of_fold]))
-    a, b = fit_platt(out_of_fold[best], labels)
-    columns = select_columns(table, labels, deep=deep, keep=keep, seed=seed)
-    scaling = fit_scaling(table[:, columns])
-    rows = apply_scaling(table[:, columns], scaling).astype(np.float32)
-    return Classifier(
-        columns=columns,
-        scaling=scaling,
-        trees=_grow(rows, labels, GRID[best], seed),
-        settings=GRID[best],
-        platt=(a, b),
-        threshold=youden(expit(a * logit(out_of_fold[best]) + b), labels),
-    )
-
-
-def nested(
-    table: FloatArray, labels: Labels, *, deep: Sequence[Indices], keep: int, seed: int, progress: Callable[[str], None]
-) -> NestedResult:
-    """Judge the recipe: in each outer fold it is fitted anew, from selection to threshold, and scores the patients left out."""
-    probabilities, calls = np.zeros(len(labels)), np.zeros(len(labels), dtype=bool)
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed + 1).split(table, labels)
-    for i, (train, test) in enumerate(folds, start=1):
-        model = fit(table[train], labels[train], deep=deep, keep=keep, seed=seed)
-        probabilities[test] = model.predict(table[test])
-        calls[test] = probabilities[test] >= model.threshold
-        progress(f"nested cross-validation: fold {i} of {FOLDS}, {len(model.columns)} features selected")
-    return NestedResult(probabilities, calls)
+def choose_features(steps: Sequence[Step], table: Table, labels: Labels, *, seed: int, second: Table | None = None) -> Selection:
+    """Carry out the steps on raw rows. Features that do not vary are dropped first."""
+    work = table.at(select.drop_constant(table.values, names=table.names))
+    projections: dict[str, Projection] = {}
+    path: LassoPath | None = None
+    for step in steps:
+        inside = np.array([i for i, name in enumerate(work.names) if step.on in ("", block_of(name))], dtype=np.intp)
+        if not len(inside):
+            continue
+        part = work.at(inside)
+        if isinstance(step, Pca):
+            made = {role: select.fit_pca(columns.values, components=step.components) for role, columns in _by_role(part).items()}
+            rest = work.columns(lambda name, on=step.on: bool(on) and block_of(name) != on)  # type: ignore[misc]
+            for role, projection in made.items():
+                rest = rest.join(_components(role, projection.apply(_by_role(part)[role].values)))
+            projections |= {role: _spread(p, _by_role(part)[role], table) for role, p in made.items()}
+            work = rest
+            continue
+        if isinstance(step, Lasso):
+            path = select.lasso_path(part.values, labels, seed=seed, folds=step.folds)
+        kept = set(inside[_choose(step, part, labels, seed=seed, second=second, path=path)].tolist())
+        work = work.at([i for i in range(len(work.names)) if i not in set(inside.tolist()) or i in kept])
+    if not work.names:
+        raise CohortError("no feature passed the recipe's steps")
+    return Selection(work.names, projections, path)
 
 
-def _grow(rows: NDArray[np.float32], labels: Labels, settings: dict[str, int], seed: int) -> LGBMClassifier:
-    model = LGBMClassifier(
-        **settings, learning_rate=0.05, reg_lambda=1.0, random_state=seed, deterministic=True, force_row_wise=True, n_jobs=1, verbose=-1
-    )
-    return model.fit(rows, labels)
+def _choose(step: Step, part: Table, labels: Labels, *, seed: int, second: Table | None, path: LassoPath | None) -> Rows:
+    """Return the places of the columns that a step keeps."""
+    rows = part.values
+    match step:
+        case Repeatable():
+            if second is None:
+                return np.arange(rows.shape[1])
+            other = second.take(part.names)
+            both = np.isfinite(other).all(axis=1)
+            return select.repeatable(rows[both], other[both], minimum=step.minimum, form=step.form)
+        case MannWhitney():
+            kept = select.mann_whitney(rows, labels, p=step.p)
+            return kept if len(kept) else np.array([int(select.f_scores(rows, labels).argmax())])
+        case Decorrelate():
+            return select.drop_correlated(rows, labels, limit=step.limit, method=step.method)
+        case Mrmr():
+            places = {role: np.array([i for i, n in enumerate(part.names) if role_of(n) == role]) for role in _by_role(part)}
+            return np.sort(np.concatenate([p[select.mrmr(rows[:, p], labels, k=step.keep)] for p in places.values()]))
+        case Lasso():
+            assert path is not None  # computed by the caller, for the report
+            return path.chosen(step.rule)
+        case Rfe():
+            return select.recursive_elimination(rows, labels, keep=min(step.keep, rows.shape[1]), seed=seed)
+        case Rank():
+            return select.rank_features(rows, labels, keep=min(step.keep, rows.shape[1]), seed=seed)
+        case Pca():
+            raise AssertionError("projections are not choices")
 
 
-def fit_platt(raw: FloatArray, labels: Labels) -> tuple[float, float]:
-    """Return (a, b) of p = expit(a logit(raw) + b) by maximum likelihood with Platt's targets (Platt 1999, section 2.2).
-
-    Where out-of-fold scores do not rank the cases above the controls, ``a`` is held just above 0: the probability becomes the prevalence.
-    """
-    x = logit(raw)
-    events = int(labels.sum())
-    targets = np.where(labels == 1, (events + 1) / (events + 2), 1 / (len(labels) - events + 2))
-
-    def loss(parameters: FloatArray) -> float:
-        z = parameters[0] * x + parameters[1]
-        return float(np.mean(np.logaddexp(0, z) - targets * z))
-
-    found = minimize(loss, np.array([1.0, 0.0]), bounds=[(1e-3, 10.0), (-20.0, 20.0)], method="L-BFGS-B")
-    return float(found.x[0]), float(found.x[1])
+def _by_role(table: Table) -> dict[str, Table]:
+    roles = dict.fromkeys(role_of(name) for name in table.names)
+    return {role: table.columns(lambda name, role=role: role_of(name) == role) for role in roles}  # type: ignore[misc]
 
 
-def youden(probabilities: FloatArray, labels: Labels) -> float:
-    """Return the threshold of the highest sensitivity + specificity - 1, midway to the next lower score."""
-    false, true, thresholds = roc_curve(labels, probabilities, drop_intermediate=False)
-    best = int(np.argmax((true - false)[1:])) + 1
-    below = thresholds[best + 1] if best + 1 < len(thresholds) else 0.0
-    return float(np.clip((thresholds[best] + below) / 2, 1e-6, 1 - 1e-6))
+def _components(role: str, values: FloatArray) -> Table:
+    return Table(tuple(f"{role}:pca:{i}" for i in range(values.shape[1])), values)
 
 
-def auc(scores: FloatArray, labels: Labels) -> tuple[float, float]:
-    """Return the area under the ROC curve and its standard error (DeLong et al. 1988, by midranks: Sun and Xu 2014)."""
-    cases, controls = scores[labels == 1], scores[labels == 0]
-    m, n = len(cases), len(controls)
-    ranks = rankdata(np.r_[cases, controls])
-    area = (ranks[:m].sum() - m * (m + 1) / 2) / (m * n)
-    of_cases = (ranks[:m] - rankdata(cases)) / n
-    of_controls = 1 - (ranks[m:] - rankdata(controls)) / m
-    return float(area), float(np.sqrt(of_cases.var(ddof=1) / m + of_controls.var(ddof=1) / n))
+def _spread(projection: Projection, part: Table, table: Table) -> Projection:
+    """Return the projection on all deep features of a sequence, with zeros for those that did not vary."""
+    role, block = role_of(part.names[0]), block_of(part.names[0])
+    every = [name for name in table.names if role_of(name) == role and block_of(name) == block]
+    places = [every.index(name) for name in part.names]
+    mean, matrix = np.zeros(len(every)), np.zeros((len(projection.matrix), len(every)))
+    mean[places], matrix[:, places] = projection.mean, projection.matrix
+    return Projection(mean, matrix)
+
+
+def _project(table: Table, projections: Mapping[str, Projection]) -> Table:
+    for role, projection in projections.items():
+        deep = table.columns(lambda name, role=role: role_of(name) == role and block_of(name) == "cnn")  # type: ignore[misc]
+        table = table.join(_components(role, projection.apply(deep.values)))
+    return table
+
+
+def _fit_stage(
+    recipe: Recipe, table: Table, labels: Labels, *, seed: int, second: Table | None, families: Sequence[str]
+) -> tuple[Stage, FloatArray]:
+    """Return the fitted stage and, of two classes, the calibrated out-of-fold probabilities of its rows."""
+    classes = np.unique(labels)
+    candidates = [(name, settings) for name in families for settings in FAMILIES[name].grid]
+    unseen = np.zeros((len(candidates), len(labels), len(classes)))
+    for train, test in select.split_folds(labels, folds=recipe.folds, seed=seed):
+        part, reader = table.rows(train), second.rows(train) if second else None
+        selection = choose_features(recipe.steps, part, labels[train], seed=seed, second=reader)
+        raw = selection.take(part)
+        scaling = fit_scaling(raw)
+        rows, answers, odds = _training_rows(recipe, apply_scaling(raw, scaling), labels[train], seed=seed)
+        held_out = apply_scaling(selection.take(table.rows(test)), scaling).astype(np.float32)
+        for i, (name, settings) in enumerate(candidates):
+            p = FAMILIES[name].fit(rows, answers, settings, seed).predict_proba(held_out) * odds
+            unseen[i, test] = p / p.sum(axis=1, keepdims=True)
+    best = int(np.argmin([log_loss(labels, p, labels=classes) for p in unseen]))
+    selection = choose_features(recipe.steps, table, labels, seed=seed, second=second)
+    raw = selection.take(table)
+    scaling = fit_scaling(raw)
+    rows, answers, odds = _training_rows(recipe, apply_scaling(raw, scaling), labels, seed=seed)
+    name, settings = candidates[best]
+    model = FAMILIES[name].fit(rows, answers, settings, seed)
+    common: dict[str, Any] = {"selection": selection, "scaling": scaling, "model": model, "family": name, "settings": settings}
+    if len(classes) > 2:
+        return Stage(**common, classes=tuple(int(c) for c in classes), class_odds=tuple(odds.tolist())), unseen[best]
+    calibration = calibrate(logit(unseen[best][:, 1]), labels)
+    probabilities = calibration.apply(logit(unseen[best][:, 1]))
+    return Stage(**common, classes=(0, 1), **_operating_point(calibration, probabilities, labels)), probabilities
+
+
+def _training_rows(recipe: Recipe, rows: FloatArray, labels: Labels, *, seed: int) -> tuple[Float32Array, Labels, FloatArray]:
+    """Return the rows that a classifier is fitted on, float32, and the factors that undo what oversampling did to the prevalence."""
+    if not recipe.smote:
+        return rows.astype(np.float32), labels, np.ones(len(np.unique(labels)))
+    filled, answers = smote(rows, labels, seed=seed)
+    return filled.astype(np.float32), answers, prior_odds(labels, answers)
+
+
+def _operating_point(calibration: Calibration, probabilities: FloatArray, labels: Labels) -> dict[str, Any]:
+    return {
+        "calibration": calibration,
+        "threshold": youden_threshold(probabilities, labels),
+        "conformal": conformal_rule(probabilities, labels, coverage=COVERAGE),
+    }
+
+
+def _fit_nomogram(clinical: Table, scores: FloatArray, labels: Labels, *, seed: int, folds: int) -> Stage:
+    """Join the first stage's out-of-fold log-odds with clinical values by an unpenalised logistic regression ([PLNM] nomogram)."""
+    table = Table((SCORE,), scores[:, None]).join(clinical)
+    if not np.isfinite(table.values).all():
+        raise CohortError(f"the nomogram needs {', '.join(clinical.names)} of every patient")
+    unseen = np.zeros(len(labels))
+    for train, test in select.split_folds(labels, folds=folds, seed=seed):
+        inner, model = _regress(table.values[train], labels[train])
+        unseen[test] = model.predict_proba(apply_scaling(table.values[test], inner))[:, 1]
+    scaling, model = _regress(table.values, labels)
+    calibration = calibrate(logit(unseen), labels)
+    point = _operating_point(calibration, calibration.apply(logit(unseen)), labels)
+    return Stage(Selection(table.names), scaling, model, "nomogram", {}, (0, 1), **point)
+
+
+def _regress(rows: FloatArray, labels: Labels) -> tuple[Scaling, Linear]:
+    scaling = fit_scaling(rows)
+    model = LogisticRegression(C=np.inf, max_iter=1000).fit(apply_scaling(rows, scaling), labels)
+    return scaling, Linear(float(model.intercept_[0]), np.asarray(model.coef_[0], dtype=np.float64))

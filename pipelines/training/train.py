@@ -1,65 +1,52 @@
-"""From a cohort to a bundle: networks on one part of the patients, the classifier and its honest judgement on the other.
+"""From a cohort to a bundle: networks, the recipe judged honestly, the final fit, and everything written down.
 
-Sample splitting: part A trains the segmenter and the feature networks, part B gives the classifier. No network ever saw a row that the
-classifier is fitted or judged on, so that deep features cannot carry labels over.
+The bundle serves the final fit on all patients; the numbers that speak for it are those of the nested cross-validation, in which no step
+had seen the patient that it judged.
 """
 
 from __future__ import annotations
 
-import hashlib
-import platform
-import tempfile
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+import datetime
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedShuffleSplit
+from threadpoolctl import threadpool_limits
 
 from pipelines.errors import BundleError, CohortError
-from pipelines.models.bundle import MANIFEST
-from pipelines.models.manifest import CnnModel, Decision, Feature, FileEntry, Manifest, Platt, Segmenter, Training
-from pipelines.models.session import open_session, run_cnn
-from pipelines.spec import PipelineSpec
+from pipelines.features import clinical
+from pipelines.models.bundle import MANIFEST, load_bundle
+from pipelines.models.golden import make_golden
+from pipelines.models.manifest import VERSION, CnnModel, Manifest
+from pipelines.spec import Triplets
 from pipelines.systems import catalogue
-from pipelines.training import recipe
+from pipelines.training import decisions, findings
 from pipelines.training.card import write_model_card
-from pipelines.training.cohort import (
-    CohortRow,
-    check_labels,
-    extract_cohort,
-    feature_table,
-    is_synthetic,
-    read_cohort,
-    read_extracted,
-)
-from pipelines.training.export import export_lightgbm
-from pipelines.training.learn import Plan, Progress, Run, cnn_block, train_cnn, train_segmenter
-from pipelines.types import BundleStatus, FloatArray
+from pipelines.training.cohort import read_cohort, refuse
+from pipelines.training.embed import CrossFitted, Net, Networks, statuses
+from pipelines.training.extract import extract_cohort
+from pipelines.training.nested import Embedding, Judge, Static
+from pipelines.training.outcome import FILE_NAME, Outcome, write_outcome
+from pipelines.training.patients import Patients, divide
+from pipelines.training.plan import Plan, Progress, Run
+from pipelines.training.recipe import System, fit
+from pipelines.training.segmenter import train_segmenter
+from pipelines.training.statement import INTENDED_USE, describe_network, describe_training, leakage, made_with, recipe_words
+from pipelines.training.table import Table
+from pipelines.types import BundleStatus, SeriesRole
 
-RECIPES = ("olnm_mri",)
-BACKGROUND_ROWS = 50
-LIBRARIES = (
-    "cervinode",
-    "numpy",
-    "scipy",
-    "simpleitk",
-    "pyradiomics",
-    "torch",
-    "monai",
-    "scikit-learn",
-    "lightgbm",
-    "onnx",
-    "onnxmltools",
-    "onnxruntime",
-)
-INTENDED_USE = "Research and software testing only. Not a medical device; not for diagnosis or treatment decisions."
-SYNTHETIC = (
-    "Trained and judged on synthetic phantoms: computer-made images with a planted signal. The numbers show that the software finds "
-    "that signal and does not overstate it; they say nothing about patients and are not clinical performance."
-)
-SITE = "Internal validation only: nested cross-validation within the training cohort, no external cohort."
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A finished run: the bundle's folder, and the folder with ``training.json`` and the report."""
+
+    bundle: Path
+    report: Path
+    outcome: Outcome
 
 
 def train(
@@ -67,15 +54,16 @@ def train(
     cohort_csv: Path,
     *,
     out: Path,
+    date: datetime.date,
     seed: int = 1,
     plan: Plan | None = None,
     known: Mapping[str, float] | None = None,
     progress: Progress = lambda line: None,
-) -> Path:
-    """Train a bundle and return its folder, ``out``; its name becomes the version.
+) -> Trained:
+    """Train a bundle into ``out``, whose name becomes the version, and put the report beside it (``<out>-report``).
 
-    A cohort with synthetic phantoms gives a bundle of status demo, any other one of status research. Extracted features are kept beside the
-    cohort in ``features/`` and reused.
+    A cohort with synthetic phantoms gives a bundle of status demo, any other one of status research. What takes long (extracted features,
+    networks) is kept beside the cohort in ``features/`` under hashes of what made it: a run that was stopped goes on where it was.
 
     Parameters
     ----------
@@ -87,142 +75,184 @@ def train(
     CohortError
         The system has no recipe, or the cohort cannot be used; the message names the rows.
     BundleError
-        ``out`` exists, or an exported graph differs from what was trained.
+        ``out`` exists or is no name for a version, or an exported graph differs from what was trained.
     """
-    if system not in RECIPES:
-        raise CohortError(f"there is no training recipe for {system!r}, only for {', '.join(RECIPES)}")
+    specs = catalogue()
+    if system not in specs:
+        raise CohortError(f"there is no training recipe for {system!r}, only for {', '.join(specs)}")
+    spec, plan = specs[system], plan or Plan()
+    scratch, report = _make_scratch(out), _report_of(out)
+    rows = read_cohort(cohort_csv, classes=[c.number for c in spec.classes] or (0, 1))
+    division = divide(cohort_csv, rows, spec.recipe, plan, seed=seed)
+    run = Run(spec, plan, seed, scratch / out.name, cohort_csv.parent / "features", progress)
+    files = extract_cohort(rows, spec, grid=plan.grid, cache=run.cache, workers=plan.workers, progress=progress)
+    work = _Training(run, Patients(cohort_csv, spec, rows, files, division))
+    work.check()
+    run.folder.mkdir(parents=True)
+    try:
+        manifest = work.write_bundle(out.name, dict(known or {}))
+        outcome = work.write_up(manifest, load_bundle(run.folder, spec).digest, date)
+        written = scratch / report.name
+        written.mkdir()
+        write_outcome(written / FILE_NAME, outcome)
+        written.rename(report)
+        run.folder.rename(out)  # last: with it the version exists
+    finally:
+        shutil.rmtree(scratch)
+    return Trained(out, report, outcome)
+
+
+def _report_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}-report")
+
+
+def _make_scratch(out: Path) -> Path:
+    """Return a place beside ``out`` to work in. What a run that was killed left there is removed, with a report that has no bundle yet."""
+    if not re.fullmatch(VERSION, out.name):
+        raise BundleError(f"{out.name!r} is no name for a version: up to 31 letters, digits, dots and hyphens")
+    scratch, report = out.with_name(f".training-{out.name}"), _report_of(out)
     if out.exists():
         raise BundleError(f"{out} exists already; a version is never overwritten")
-    plan, spec, rows = plan or Plan(), catalogue()[system], read_cohort(cohort_csv)
-    networks, judged = _split([r.label for r in rows], plan.network_share, seed)
-    check_labels(f"{cohort_csv}, the part for the classifier", [rows[i].label for i in judged])
-    cache = cohort_csv.parent / "features"
-    files = extract_cohort(rows, spec, grid=plan.grid, cache=cache, workers=plan.workers, progress=progress)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".training-") as scratch:
-        run = Run(spec, plan, seed, Path(scratch) / out.name, progress)
-        run.folder.mkdir()
-        segmenter = train_segmenter(run, [files[i] for i in networks], [rows[i] for i in judged])
-        cnns = [train_cnn(run, role, networks, files, rows) for role in (spec.cnn.roles if spec.cnn else ())]
-        decision, metrics = _train_decision(run, [rows[i] for i in judged], [files[i] for i in judged], cnns)
-        metrics |= {"network_n": float(len(networks)), **(known or {})}
+    if scratch.exists():
+        shutil.rmtree(scratch)
+        shutil.rmtree(report, ignore_errors=True)
+    if report.exists():
+        raise BundleError(f"{report} exists already; a version is never overwritten")
+    return scratch
+
+
+@dataclass(frozen=True, eq=False)
+class _Training:
+    """The steps of one run, each computed once."""
+
+    run: Run
+    patients: Patients
+
+    def check(self) -> None:
+        """Find what is wrong with the cohort before anything takes long."""
+        self.patients.check()
+        block = self.run.spec.cnn
+        if block is None:
+            return
+        if self.run.plan.frozen and isinstance(block.view, Triplets):
+            raise CohortError(f"{self.run.spec.name} takes its network's own answer, which weights that are not trained on the cohort lack")
+        if block.status and self.run.plan.joint:
+            unknown = [r.where for r, s in zip(self.patients.rows, statuses(self.patients.files, block), strict=True) if np.isnan(s)]
+            what = f"{clinical.source_of(block.status)} is not known, which the network needs of every patient"
+            refuse(self.patients.path, what, unknown)
+
+    @cached_property
+    def networks(self) -> Networks | None:
+        """The system's networks on all rows."""
+        block = self.run.spec.cnn
+        return Networks(self.run, block, self.patients.files, statuses(self.patients.files, block)) if block else None
+
+    @cached_property
+    def nets(self) -> dict[SeriesRole, Net]:
+        """The networks that the bundle serves."""
+        if self.networks is None:
+            return {}
+        rows, labels = self.patients.division.networks, self.patients.all_labels
+        return {role: self.networks.train(role, rows, labels) for role in self.networks.block.roles}
+
+    @cached_property
+    def embedding(self) -> Embedding:
+        """How patients get their deep features."""
+        table, judged = self.patients.table, self.patients.division.judged
+        if self.networks is None:
+            return Static(table)
+        if self.patients.division.disjoint or self.run.plan.frozen:
+            return Static(table.join(self.networks.embed(self.nets, judged)))
+        own = replace(self.networks, files=self.patients.judged_files, status=self.networks.status[judged])
+        return CrossFitted(own, table, self.run.plan.inner_folds)
+
+    @cached_property
+    def final_table(self) -> Table:
+        """What the final decision is fitted on."""
+        if isinstance(self.embedding, CrossFitted):
+            return self.embedding.fitted(np.arange(len(self.patients.labels)), self.patients.labels)
+        assert isinstance(self.embedding, Static)
+        return self.embedding.table
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The honest judgement."""
+        run, patients = self.run, self.patients
+        return Judge(
+            run.spec.recipe,
+            self.embedding,
+            patients.labels,
+            run.seed,
+            second=patients.second,
+            workers=run.plan.workers,
+            progress=run.progress,
+        )
+
+    @cached_property
+    def system(self) -> System:
+        """The final fit, on all judged rows."""
+        self.run.progress("final fit")
+        with threadpool_limits(1):  # the number of cores must not show in the bundle
+            return fit(self.run.spec.recipe, self.final_table, self.patients.labels, seed=self.run.seed, second=self.patients.second)
+
+    @cached_property
+    def found(self) -> findings.Found:
+        """All judgements, made before anything of them is looked at."""
+        return findings.judge_all(
+            self.judge,
+            system=self.system,
+            table=self.final_table,
+            rows=self.patients.judged_rows,
+            files=self.patients.judged_files,
+            spec=self.run.spec,
+            plan=self.run.plan,
+        )
+
+    def write_bundle(self, name: str, known: dict[str, float]) -> Manifest:
+        """Write every file of the bundle; the manifest names each by its hash."""
+        run, patients = self.run, self.patients
+        trained_on, others, disjoint = patients.division
+        unseen = others if disjoint else np.setdiff1d(others, trained_on[: run.plan.segmenter_patients])
+        segmenter = train_segmenter(run, [patients.files[i] for i in trained_on], [patients.rows[i] for i in unseen])
+        cnns = [self._take_net(role, net) for role, net in self.nets.items()]
+        parts = decisions.write(run, self.system, self.final_table)
+        metrics = self.found.metrics | known | {"network_n": float(len(trained_on)) if cnns else 0.0}
         if segmenter.dice is not None:
             metrics["segmenter_dice"] = segmenter.dice
-        synthetic = any(is_synthetic(file) for file in files)
-        training = _describe(synthetic, [rows[i].label for i in judged], seed, metrics, len(networks))
-        manifest = _manifest(run, out.name, segmenter, cnns, decision, training)
-        write_model_card(run.folder / "MODEL_CARD.md", manifest, spec)
-        run.folder.rename(out)
-    return out
+        manifest = Manifest(
+            system=run.spec.name,
+            version=name,
+            status=BundleStatus.DEMO if patients.synthetic else BundleStatus.RESEARCH,
+            intended_use=INTENDED_USE,
+            method_digest=run.spec.method_digest(),
+            segmenter=segmenter,
+            cnns=tuple(cnns),
+            projections=parts.projections,
+            score=parts.score,
+            decision=parts.decision.model_copy(update={"conformal": findings.covered(parts.decision.conformal, self.found)}),
+            imaging_only=parts.imaging_only,
+            training=describe_training(patients, seed=run.seed, metrics=metrics),
+            recipe=recipe_words(run.spec),
+            parity=tuple(run.parity),
+            made_with=made_with(),
+            files=decisions.list_files(run.folder),
+        )
+        write_model_card(run.folder / "MODEL_CARD.md", manifest, run.spec)
+        manifest = make_golden(run.folder, manifest)
+        (run.folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        return manifest
 
+    def _take_net(self, role: SeriesRole, net: Net) -> CnnModel:
+        path, block = self.run.folder / f"cnn_{role}.onnx", self.run.spec.cnn
+        assert block is not None  # a network comes from one
+        shutil.copyfile(net.path, path)
+        self.run.parity.append(net.parity.model_copy(update={"what": net.parity.what.replace(net.path.name, path.name)}))
+        columns = sum(name.startswith(f"{role}:{block.name}:") for name in self.final_table.names)
+        dim = 1 if isinstance(block.view, Triplets) else columns
+        return describe_network(net, path.name, role, block, self.run.plan, patients=self.patients, dim=dim)
 
-def _split(labels: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Return the row numbers of part A (networks) and part B (classifier), stratified by label."""
-    splitter = StratifiedShuffleSplit(n_splits=1, train_size=share, random_state=seed)
-    first, second = next(splitter.split(np.zeros(len(labels)), labels))
-    return sorted(first.tolist()), sorted(second.tolist())
-
-
-def _train_decision(
-    run: Run, rows: Sequence[CohortRow], files: Sequence[Path], cnns: Sequence[CnnModel]
-) -> tuple[Decision, dict[str, float]]:
-    names, table = feature_table(rows, _features(run, files, cnns))
-    labels = np.array([r.label for r in rows])
-    deep = [np.flatnonzero([n.startswith(f"{c.role}:cnn:") for n in names]) for c in cnns]
-    keep = cnn_block(run.spec).keep
-    judged = recipe.nested(table, labels, deep=deep, keep=keep, seed=run.seed, progress=run.progress)
-    model = recipe.fit(table, labels, deep=deep, keep=keep, seed=run.seed)
-    metrics = _measure(run.spec, names, table, labels, judged, model.predict(table))
-    run.progress(f"nested AUC {metrics['nested_auc']:.3f} (SE {metrics['nested_auc_se']:.3f}), apparent {metrics['apparent_auc']:.3f}")
-    standardised = model.standardise(table)
-    path = run.folder / "classifier.onnx"
-    run.parity.append(export_lightgbm(model.trees, path, standardised.astype(np.float32)))
-    some = np.random.default_rng(run.seed).permutation(len(rows))[:BACKGROUND_ROWS]
-    np.save(run.folder / "background.npy", np.round(standardised[some], 3))
-    low, high = np.percentile(table[:, model.columns], [1, 99], axis=0)
-    features = [
-        Feature(name=names[c], mean=m, std=s, low=a, high=b)
-        for c, m, s, a, b in zip(model.columns, model.scaling.mean, model.scaling.std, low, high, strict=True)
-    ]
-    decision = Decision(
-        file=path.name,
-        classifier="LightGBM " + ", ".join(f"{k} {v}" for k, v in model.settings.items()),
-        features=tuple(features),
-        platt=Platt(a=model.platt[0], b=model.platt[1]),
-        threshold=model.threshold,
-        threshold_rule=recipe.THRESHOLD_RULE,
-        background="background.npy",
-    )
-    return decision, metrics
-
-
-def _features(run: Run, files: Sequence[Path], cnns: Sequence[CnnModel]) -> list[dict[str, float]]:
-    """Return radiomics and deep features by the names that serving gives them, deep ones from the exported graphs."""
-    sessions = {c.role: open_session(run.folder / c.file) for c in cnns}
-    features = []
-    for file in files:
-        data = read_extracted(file)
-        deep = {
-            f"{role}:cnn:{i}": float(value)
-            for role, session in sessions.items()
-            for i, value in enumerate(run_cnn(session, data.cubes[role]).features)
-        }
-        features.append({**data.radiomics, **deep})
-    run.progress(f"features: {len(features[0])} of each of {len(features)} patients")
-    return features
-
-
-def _measure(
-    spec: PipelineSpec,
-    names: Sequence[str],
-    table: FloatArray,
-    labels: NDArray[np.int64],
-    judged: recipe.NestedResult,
-    apparent: FloatArray,
-) -> dict[str, float]:
-    area, error = recipe.auc(judged.probabilities, labels)
-    metrics = {
-        "nested_auc": area,
-        "nested_auc_se": error,
-        "nested_sensitivity": float(judged.calls[labels == 1].mean()),
-        "nested_specificity": float(1 - judged.calls[labels == 0].mean()),
-        "apparent_auc": recipe.auc(apparent, labels)[0],
-    }
-    size = f"{spec.roi.role}:radiomics:original_shape_MeshVolume"
-    if size in names:
-        metrics["volume_only_auc"] = recipe.auc(table[:, list(names).index(size)], labels)[0]
-    return metrics
-
-
-def _describe(synthetic: bool, labels: Sequence[int], seed: int, metrics: dict[str, float], network_n: int) -> Training:
-    what = "synthetic pelvic MR phantoms" if synthetic else "patients of one site's cohort"
-    return Training(
-        data="synthetic" if synthetic else "site",
-        description=f"{len(labels) + network_n} {what}: {network_n} for the networks, {len(labels)} others for the classifier",
-        n=len(labels),
-        events=sum(labels),
-        seed=seed,
-        metrics={name: round(value, 4) for name, value in metrics.items()},
-        statement=SYNTHETIC if synthetic else SITE,
-    )
-
-
-def _manifest(run: Run, name: str, segmenter: Segmenter, cnns: Sequence[CnnModel], decision: Decision, training: Training) -> Manifest:
-    """Write ``manifest.json``, which names every file by its hash."""
-    contents = {path.name: path.read_bytes() for path in sorted(run.folder.iterdir())}
-    manifest = Manifest(
-        system=run.spec.name,
-        version=name,
-        status=BundleStatus.DEMO if training.data == "synthetic" else BundleStatus.RESEARCH,
-        intended_use=INTENDED_USE,
-        method_digest=run.spec.method_digest(),
-        segmenter=segmenter,
-        cnns=tuple(cnns),
-        decision=decision,
-        training=training,
-        parity=tuple(run.parity),
-        made_with={"python": platform.python_version()} | {library: version(library) for library in LIBRARIES},
-        files={k: FileEntry(sha256=hashlib.sha256(v).hexdigest(), size=len(v)) for k, v in contents.items()},
-    )
-    (run.folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    return manifest
+    def write_up(self, manifest: Manifest, digest: str, date: datetime.date) -> Outcome:
+        """Return everything that was found, for the report."""
+        flow = self.patients.flow(with_networks=bool(self.nets))
+        told = leakage(self.run.plan, with_networks=bool(self.nets))
+        return findings.write_up(self.found, manifest=manifest, digest=digest, date=date, flow=flow, leakage=told)

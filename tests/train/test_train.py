@@ -1,8 +1,13 @@
-"""Training end to end on small cohorts: tables, the recipe, and a bundle that serves what was trained."""
+"""Training end to end on a small cohort: a bundle that serves what was trained, the same one each time, however often it was stopped."""
 
 from __future__ import annotations
 
-import csv
+import datetime
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,180 +17,302 @@ import pytest
 pytest.importorskip("torch", reason="training needs the [train] extra")
 pytest.importorskip("lightgbm", reason="training needs the [train] extra")
 
-from scipy.special import expit
+import torch
 
 from pipelines import engine
+from pipelines.decide import SCORE
 from pipelines.errors import BundleError, CohortError
-from pipelines.imaging.sequences import choose
-from pipelines.imaging.series import find_dicom_files, read_series
+from pipelines.features import clinical
 from pipelines.models.bundle import load_bundle
-from pipelines.phantoms.cohort import write_cohort
-from pipelines.systems.olnm_mri import SPEC
-from pipelines.training import recipe
-from pipelines.training.cohort import CohortRow, SliceGrid, feature_table, read_cohort
+from pipelines.models.verify import find_problems
+from pipelines.systems import catalogue
+from pipelines.training.cohort import read_cohort
+from pipelines.training.embed import CrossFitted, Networks, statuses
+from pipelines.training.extract import ExtractedFile, extract_cohort, read_case, study_files
+from pipelines.training.findings import detect
 from pipelines.training.fit import Schedule
-from pipelines.training.learn import Plan
-from pipelines.training.train import train
+from pipelines.training.nested import Judge, mean_area
+from pipelines.training.networks import Architecture, build
+from pipelines.training.outcome import read_outcome
+from pipelines.training.patients import Patients, divide
+from pipelines.training.plan import Plan, Run
+from pipelines.training.recipe import fit
+from pipelines.training.select import Labels
+from pipelines.training.table import Rows, Table
+from pipelines.training.train import Trained, train
 from pipelines.types import BundleStatus, RoiOrigin
+from tests.train.cohorts import SYSTEM, TINY, write_cohort
 
-pytestmark = pytest.mark.train
+pytestmark = [pytest.mark.train, pytest.mark.slow, pytest.mark.timeout(1800)]
 
-_TINY = Plan(
-    widths=(2, 2, 4, 4),
-    cnn=Schedule(epochs=1, batch=4, rate=1e-3),
-    segmenter_widths=(4, 6, 8),
-    segmenter_units=8,
-    segmenter=Schedule(epochs=2, batch=8, rate=5e-3),
-    grid=SliceGrid(spacing_mm=4.0, size=64),
-    network_share=0.2,
-)
+SPECS = catalogue()
+SPEC = SPECS[SYSTEM]
+DATE, SEED = datetime.date(2026, 11, 21), 3
+NODE = "CLINICAL:value:node_positive"
+
+
+def _train(cohort: Path, out: Path, plan: Plan = TINY, **more: object) -> Trained:
+    return train(SYSTEM, cohort, out=out, date=DATE, seed=SEED, plan=plan, **more)  # type: ignore[arg-type]
 
 
 def _silent(line: str) -> None:
     """Report nothing."""
 
 
-def _table(folder: Path, rows: list[dict[str, object]]) -> Path:
-    for row in rows:
-        (folder / str(row["study"])).mkdir(exist_ok=True)
-    path = folder / "cohort.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+def _without_cache(cohort: Path, to: Path) -> Path:
+    shutil.copytree(cohort.parent, to, ignore=shutil.ignore_patterns("features"))
+    return to / cohort.name
 
 
-def _rows(n: int = 30) -> list[dict[str, object]]:
-    return [{"patient": f"P{i}", "study": f"s{i}", "label": i % 2} for i in range(n)]
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 phantoms and one held out."""
+    return write_cohort(tmp_path_factory.mktemp("phantoms") / "cohort")
 
 
-def test_cohort_table_is_read_with_paths_relative_to_it(tmp_path: Path) -> None:
-    cohort = read_cohort(_table(tmp_path, _rows()))
-    assert len(cohort) == 30
-    assert cohort[3] == CohortRow(line=5, patient="P3", study=tmp_path / "s3", roi=None, label=1, site="")
+@pytest.fixture(scope="module")
+def site_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of patients: nothing in them says that they are synthetic."""
+    return write_cohort(tmp_path_factory.mktemp("patients") / "cohort", synthetic=False)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({3: {"label": "yes"}}, r"label is not 0 or 1: line 5: 'yes'"),
-        ({4: {"patient": "P2"}}, r"same patient more than once: line 4: P2; line 6: P2"),
-        ({4: {"study": "s2"}}, r"same study more than once: line 4: .*s2; line 6: .*s2"),
-        ({i: {"label": 1} for i in range(30)}, r"label is the same in all 30 rows"),
-        ({i: {"label": int(i < 9)} for i in range(30)}, r"9 positive and 21 negative rows are too few"),
-    ],
-)
-def test_cohort_table_that_cannot_be_used_names_its_rows(tmp_path: Path, change: dict[int, dict[str, object]], message: str) -> None:
-    rows = [row | change.get(i, {}) for i, row in enumerate(_rows())]
-    with pytest.raises(CohortError, match=message):
-        read_cohort(_table(tmp_path, rows))
+@pytest.fixture(scope="module")
+def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The bundle of the phantoms, with the lie detector."""
+    return _train(cohort, tmp_path_factory.mktemp("bundles") / "t-1", known={"bayes_auc": 0.9})
 
 
-def test_cohort_without_a_column_or_a_folder_is_refused(tmp_path: Path) -> None:
-    path = _table(tmp_path, [{"patient": "P1", "study": "s1"}])
-    with pytest.raises(CohortError, match="no column label"):
-        read_cohort(path)
-    path = _table(tmp_path, _rows())
-    (tmp_path / "s7").rmdir()
-    with pytest.raises(CohortError, match=r"does not exist: line 9: .*s7"):
-        read_cohort(path)
+def test_bundle_is_fit_for_use_and_says_what_it_is(trained: Trained) -> None:
+    assert find_problems(trained.bundle, SPECS) == []
+    manifest = load_bundle(trained.bundle, SPEC).manifest
+    assert manifest.status is BundleStatus.DEMO
+    assert manifest.training.data == "synthetic"
+    assert manifest.training.metrics["bayes_auc"] == 0.9
+    assert manifest.training.metrics["nested_auc"] == pytest.approx(trained.outcome.nested_auc, abs=1e-4)
+    assert manifest.training.n == 48 - round(0.3 * 48)
+    assert sorted(p.what.split(" ")[0] for p in manifest.parity) == sorted(n for n in manifest.files if n.endswith(".onnx"))
+    assert manifest.version == "t-1"
+    card = (trained.bundle / "MODEL_CARD.md").read_text()
+    assert "not clinical performance" in card
+    assert "Platt scaling; threshold" in card
+    assert sorted(p.name for p in trained.bundle.parent.iterdir()) == ["t-1", "t-1-report"]
 
 
-def test_part_for_the_classifier_needs_events_too(tmp_path: Path) -> None:
-    rows = [row | {"label": int(i < 11)} for i, row in enumerate(_rows())]
-    with pytest.raises(CohortError, match=r"the part for the classifier: 9 positive and 15 negative rows are too few"):
-        train("olnm_mri", _table(tmp_path, rows), out=tmp_path / "b", plan=_TINY)
+def test_outcome_is_written_whole_and_holds_the_held_out_patient_nowhere(trained: Trained) -> None:
+    outcome = read_outcome(trained.report / "training.json")
+    assert outcome == trained.outcome
+    assert outcome.bundle_digest == load_bundle(trained.bundle, SPEC).digest
+    assert (outcome.flow.rows, outcome.flow.network_rows, outcome.flow.judged) == (49, 14, 34)
+    assert "P048" not in {one.patient for one in outcome.patients}
+    assert {rival.name for rival in outcome.rivals} == {"size", "clinical", "imaging"}
 
 
-def test_unreadable_studies_are_named_together(tmp_path: Path) -> None:
-    with pytest.raises(CohortError, match=r"studies that cannot be used: line 2 \(P0\): .* and 25 more"):
-        train("olnm_mri", _table(tmp_path, _rows()), out=tmp_path / "b", plan=_TINY)
-    assert not (tmp_path / "b").exists()
+def test_joint_bundle_serves_what_training_computes_for_the_same_patient(trained: Trained, cohort: Path, tmp_path: Path) -> None:
+    rows = read_cohort(cohort)
+    files = extract_cohort(rows, SPEC, grid=TINY.grid, cache=cohort.parent / "features", workers=1, progress=_silent)
+    patients = Patients(cohort, SPEC, rows, files, divide(cohort, rows, SPEC.recipe, TINY, seed=SEED))
+    run = Run(SPEC, TINY, SEED, tmp_path, cohort.parent / "features", _silent)
+    assert SPEC.cnn is not None
+    networks = Networks(run, SPEC.cnn, files, statuses(files, SPEC.cnn))
+    nets = {role: networks.train(role, patients.division.networks, patients.all_labels) for role in SPEC.cnn.roles}
+    table = patients.table.join(networks.embed(nets, patients.division.judged))
+    system = fit(SPEC.recipe, table, patients.labels, seed=SEED)
+    held_out = len(rows) - 1
+    stated = clinical.features(files[held_out].clinical)
+    told = Table((NODE,), np.array([[stated[NODE]]]))
+    expected = system.predict(networks.embed(nets, np.array([held_out])).join(told))[0]
 
-
-def test_feature_that_is_not_finite_is_named() -> None:
-    rows = [CohortRow(line=i, patient=f"P{i}", study=Path("a/b"), roi=None, label=0, site="") for i in (2, 3)]
-    with pytest.raises(CohortError, match=r"not finite: line 3 \(P3\): y"):
-        feature_table(rows, [{"x": 1.0, "y": 2.0}, {"x": 1.0, "y": float("nan")}])
-    with pytest.raises(CohortError, match=r"other features than the first row: line 3"):
-        feature_table(rows, [{"x": 1.0, "y": 2.0}, {"x": 1.0}])
-
-
-def test_system_without_recipe_and_existing_bundle_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CohortError, match="no training recipe for 'unknown'"):
-        train("unknown", tmp_path / "cohort.csv", out=tmp_path / "b")
-    with pytest.raises(BundleError, match="exists already"):
-        train("olnm_mri", tmp_path / "cohort.csv", out=tmp_path)
-
-
-def _planted(n: int, slope: float, seed: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Return 24 radiomic and 8 deep columns, of which three radiomic ones and a deep one make the label."""
-    rng = np.random.default_rng(seed)
-    table = rng.normal(size=(n, 32)) * np.exp(rng.normal(0, 2, 32))
-    index = (table / table.std(axis=0))[:, [0, 1, 2, 24]].sum(axis=1) / 2
-    return table, (rng.random(n) < expit(slope * index)).astype(int), [np.arange(24, 32)]
-
-
-def test_nested_auc_finds_a_planted_signal_and_nothing_in_noise() -> None:
-    table, labels, deep = _planted(120, 5.0, seed=1)
-    judged = recipe.nested(table, labels, deep=deep, keep=4, seed=1, progress=_silent)
-    assert recipe.auc(judged.probabilities, labels)[0] > 0.75
-    shuffled = np.random.default_rng(2).permutation(labels)
-    judged = recipe.nested(table, shuffled, deep=deep, keep=4, seed=1, progress=_silent)
-    area, error = recipe.auc(judged.probabilities, shuffled)
-    assert abs(area - 0.5) < 3 * error
-
-
-def test_auc_and_its_error_equal_known_ones() -> None:
-    from sklearn.metrics import roc_auc_score
-
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 80)
-    scores = np.round(labels + rng.normal(size=80), 1)  # with ties
-    area, error = recipe.auc(scores, labels)
-    assert area == pytest.approx(roc_auc_score(labels, scores))
-    again = [roc_auc_score(labels[i], scores[i]) for i in rng.integers(0, 80, (400, 80))]
-    assert error == pytest.approx(np.std(again), rel=0.2)
-
-
-def test_platt_recovers_a_known_distortion() -> None:
-    rng = np.random.default_rng(0)
-    truth = expit(rng.normal(size=20_000))
-    labels = (rng.random(20_000) < truth).astype(int)
-    distorted = expit((np.log(truth / (1 - truth)) - 0.7) / 0.4)
-    a, b = recipe.fit_platt(distorted, labels)
-    assert (a, b) == pytest.approx((0.4, 0.7), abs=0.05)
-    a, _ = recipe.fit_platt(1 - truth, labels)  # scores that rank the wrong way are never turned round
-    assert a == pytest.approx(1e-3)
-
-
-def test_youden_threshold_separates_separable_scores() -> None:
-    threshold = recipe.youden(np.array([0.1, 0.2, 0.3, 0.6, 0.8]), np.array([0, 0, 0, 1, 1]))
-    assert threshold == pytest.approx(0.45)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_trained_bundle_serves_what_was_trained(tmp_path: Path) -> None:
-    cohort = write_cohort(tmp_path / "cohort", "olnm_mri", n=30, auc=0.9, seed=7, workers=2)
-    lines: list[str] = []
-    out = train("olnm_mri", cohort, out=tmp_path / "bundles" / "t-1", seed=7, plan=_TINY, progress=lines.append)
-    bundle = load_bundle(out, SPEC)
+    bundle = load_bundle(trained.bundle, SPEC)
+    case = read_case(study_files(rows[held_out]), SPEC)
+    prediction, evidence = engine.run(SPEC, bundle, replace(case, clinical=rows[held_out].clinical))
+    assert prediction.probability == pytest.approx(expected, abs=1e-5)
+    assert evidence.roi.origin is RoiOrigin.SEG
+    assert prediction.probability == prediction.outcomes[int(stated[NODE])].probability
     manifest = bundle.manifest
-    assert manifest.status is BundleStatus.DEMO and manifest.training.data == "synthetic"
-    assert "not clinical performance" in manifest.training.statement
-    assert all(p.max_abs_difference <= 1e-5 for p in manifest.parity) and len(manifest.parity) == 5
-    assert "not clinical performance" in (out / "MODEL_CARD.md").read_text()
-    assert [p.name for p in out.parent.iterdir()] == ["t-1"]
-    again = train("olnm_mri", cohort, out=tmp_path / "again" / "t-1", seed=7, plan=replace(_TINY, workers=1))
-    row = read_cohort(cohort)[0]
-    probabilities = []
-    for folder in (out, again):
-        loaded = load_bundle(folder, SPEC)
-        series = read_series(find_dicom_files(row.study))
-        case = engine.load_case(series, choose(series, SPEC), SPEC)
-        prediction, evidence = engine.run(SPEC, loaded, case)
-        assert evidence.roi.origin is RoiOrigin.SEG
-        probabilities.append(prediction.probability)
-    assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-6)
+    assert manifest.score is None
+    assert [f.name for f in manifest.decision.features] == ["CE_T1W:cnn:h"]
+    assert manifest.imaging_only is not None
+    assert [f.name for f in manifest.imaging_only.features] == ["CE_T1W:cnn:dl"]
+    alone, _ = engine.run(SPEC, bundle, case)
+    assert "imaging alone" in alone.flags[0]
+    assert [o.probability for o in alone.outcomes] == [o.probability for o in prediction.outcomes]
+
+
+def test_version_is_never_overwritten_and_has_a_name(trained: Trained, cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="t-1 exists already; a version is never overwritten"):
+        _train(cohort, trained.bundle)
+    (tmp_path / "t-2-report").mkdir()
+    with pytest.raises(BundleError, match="t-2-report exists already"):
+        _train(cohort, tmp_path / "t-2")
+    with pytest.raises(BundleError, match="'my bundle' is no name for a version"):
+        _train(cohort, tmp_path / "my bundle")
+    with pytest.raises(CohortError, match="no training recipe for 'unknown', only for histotype_mri"):
+        train("unknown", cohort, out=tmp_path / "t-3", date=DATE)
+
+
+def test_frozen_weights_cannot_answer_for_a_system_that_asks_the_network(cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match="lnm_hybrid takes its network's own answer"):
+        _train(cohort, tmp_path / "t-1", replace(TINY, frozen=True, weights=tmp_path / "w.pth"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unreadable_studies_are_named_together(cohort: Path, tmp_path: Path) -> None:
+    broken = _without_cache(cohort, tmp_path / "cohort")
+    for name in ("P001", "P004"):
+        for path in (broken.parent / name).glob("*.dcm"):
+            path.unlink()
+    (broken.parent / "P001" / "seg.dcm").touch()
+    (broken.parent / "P004" / "seg.dcm").touch()
+    with pytest.raises(CohortError, match=r"studies that cannot be used: line 3 \(P001\): .*; line 6 \(P004\): "):
+        _train(broken, tmp_path / "t-1")
+    assert not (tmp_path / "t-1").exists()
+
+
+_PROGRAM = """
+import datetime, pathlib, sys
+from tests.train.cohorts import SYSTEM, TINY
+from pipelines.training.train import train
+if __name__ == "__main__":
+    say = lambda line: print(line, flush=True)
+    train(SYSTEM, pathlib.Path(sys.argv[1]), out=pathlib.Path(sys.argv[2]), date=datetime.date(2026, 11, 21), seed=3, plan=TINY,
+          known={"bayes_auc": 0.9}, progress=say)
+"""
+
+
+def _train_until(line: str, cohort: Path, out: Path) -> list[str]:
+    """Train in a process of its own and kill it, with its children, when it says ``line``; return what it said before."""
+    command = [sys.executable, "-W", "ignore", "-c", _PROGRAM, str(cohort), str(out)]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    said: list[str] = []
+    assert process.stdout is not None
+    try:
+        for one in process.stdout:
+            said.append(one.strip())
+            if line in one:
+                break
+        assert process.poll() is None, said
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    return said
+
+
+def test_training_killed_at_any_point_goes_on_and_gives_the_same_bundle(trained: Trained, cohort: Path, tmp_path: Path) -> None:
+    again, out = _without_cache(cohort, tmp_path / "cohort"), tmp_path / "bundles" / "t-1"
+    said: list[str] = []
+    for moment in ("extraction: 20 of 49", "segmenter: epoch 1", "network on 14 patients: epoch 1", "final fit", "nested: 2 of 5"):
+        said = _train_until(moment, again, out)
+        assert not out.exists()
+        assert not out.with_name("t-1-report").exists()
+    assert not any("epoch" in line for line in said)  # what was trained before was found
+    lines: list[str] = []
+    resumed = _train(again, out, known={"bayes_auc": 0.9}, progress=lines.append)
+    assert not any("epoch" in line for line in lines)
+    assert load_bundle(resumed.bundle, SPEC).digest == load_bundle(trained.bundle, SPEC).digest
+    assert resumed.outcome == trained.outcome
+    assert sorted(p.name for p in out.parent.iterdir()) == ["t-1", "t-1-report"]
+
+
+def test_half_written_files_of_a_killed_run_are_not_used(trained: Trained, cohort: Path, tmp_path: Path) -> None:
+    again, out = _without_cache(cohort, tmp_path / "cohort"), tmp_path / "bundles" / "t-1"
+    shutil.copytree(cohort.parent / "features", again.parent / "features")
+    for record in (again.parent / "features" / "networks").glob("*.json"):
+        record.unlink()  # killed while the graph was written
+        graph = record.with_suffix(".onnx")
+        graph.write_bytes(graph.read_bytes()[:100])
+    kept = sorted((again.parent / "features").glob("*.npz"))[3]
+    kept.with_suffix(".partial").write_bytes(kept.read_bytes()[:200])
+    kept.unlink()
+    left = out.with_name(".training-t-1")  # killed between the report's last step and the bundle's
+    (left / "t-1").mkdir(parents=True)
+    (left / "t-1" / "manifest.json").write_text("{")
+    out.with_name("t-1-report").mkdir()
+    resumed = _train(again, out, known={"bayes_auc": 0.9})
+    assert load_bundle(resumed.bundle, SPEC).digest == load_bundle(trained.bundle, SPEC).digest
+    assert not left.exists()
+
+
+def test_late_fusion_from_given_weights_on_patients_of_a_site(site_cohort: Path, tmp_path: Path) -> None:
+    assert SPEC.cnn is not None and TINY.architecture is not None
+    torch.manual_seed(9)
+    body = build(SPEC.cnn, TINY.architecture).body.state_dict()
+    torch.save({"module." + name.removeprefix("net."): value for name, value in body.items()}, tmp_path / "given.pth")
+    plan = replace(TINY, joint=False, weights=tmp_path / "given.pth")
+    trained = _train(site_cohort, tmp_path / "site-1", plan)
+    assert find_problems(trained.bundle, SPECS) == []
+    bundle = load_bundle(trained.bundle, SPEC)
+    manifest = bundle.manifest
+    assert (manifest.status, manifest.training.data) == (BundleStatus.RESEARCH, "site")
+    assert manifest.training.sites == ("A", "B")
+    assert manifest.cnns[0].weights.startswith("trained from given.pth on 14 patients")
+    assert manifest.score is not None
+    assert manifest.imaging_only == manifest.score
+    assert [f.name for f in manifest.score.features] == ["CE_T1W:cnn:dl"]
+    assert [f.name for f in manifest.decision.features] == [SCORE, NODE]
+    assert manifest.decision.linear is not None
+
+    row = read_cohort(site_cohort)[-1]
+    case = read_case(study_files(row), SPEC)
+    told, evidence = engine.run(SPEC, bundle, replace(case, clinical=row.clinical))
+    untold, _ = engine.run(SPEC, bundle, case)
+    state = int(clinical.features(row.clinical)[NODE])
+    assert told.probability == told.outcomes[state].probability
+    assert told.outcomes == untold.outcomes
+    assert len(untold.outcomes) == 2
+    assert "imaging alone" in untold.flags[0]
+    assert [line.name for line in evidence.nomogram] == [SCORE, NODE]
+    total = evidence.base_log_odds + sum(c.log_odds for c in evidence.contributions)
+    assert 1 / (1 + np.exp(-total)) == pytest.approx(told.probability, abs=1e-9)
+
+
+def test_patients_serve_both_networks_and_decision_when_cross_fitted(site_cohort: Path, tmp_path: Path) -> None:
+    trained = _train(site_cohort, tmp_path / "site-2", replace(TINY, embedding="crossfit"))
+    assert find_problems(trained.bundle, SPECS) == []
+    manifest = load_bundle(trained.bundle, SPEC).manifest
+    assert manifest.training.n == 48
+    assert "on 48 patients of the cohort, cross-fitted" in manifest.cnns[0].weights
+    assert any("trained anew" in line for line in trained.outcome.leakage)
+    assert trained.outcome.flow.network_rows == 0
+
+
+class Leaky(CrossFitted):
+    """What cross-fitting is there to prevent: the networks are trained on everybody, those to be judged included."""
+
+    def split(self, train: Rows, test: Rows, labels: Labels) -> tuple[Table, Table]:
+        everybody = self._all(np.arange(len(labels)), labels)
+        return self.table.rows(train).join(self.networks.embed(everybody, train)), self.table.rows(test).join(
+            self.networks.embed(everybody, test)
+        )
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[ExtractedFile], Labels]:
+    """Patients whose images tell nothing of their label."""
+    cohort = write_cohort(tmp_path_factory.mktemp("noise") / "cohort", n=48, signal=0.0)
+    rows = read_cohort(cohort)[:48]
+    files = extract_cohort(rows, SPEC, grid=TINY.grid, cache=cohort.parent / "features", workers=1, progress=_silent)
+    return files, np.array([row.label for row in rows])
+
+
+@pytest.mark.parametrize("leaky", [False, True])
+def test_networks_that_saw_everybody_find_a_signal_in_noise_and_are_caught(
+    noise: tuple[list[ExtractedFile], Labels], leaky: bool, tmp_path: Path
+) -> None:
+    files, labels = noise
+    memorising = replace(TINY, architecture=Architecture("resnet", (1, 1, 1, 1), (4, 8, 8, 16), pool=False), joint=False)
+    memorising = replace(memorising, cnn=Schedule(epochs=12 if leaky else 2, batch=16, rate=3e-3))
+    assert SPEC.cnn is not None
+    run = Run(SPEC, memorising, SEED, tmp_path, tmp_path / "features", _silent)
+    networks = Networks(run, SPEC.cnn, files, np.zeros(len(files)))
+    nothing = Table((), np.empty((len(files), 0)))
+    judge = Judge(replace(SPEC.recipe, nomogram=()), (Leaky if leaky else CrossFitted)(networks, nothing, 2), labels, SEED)
+    found = mean_area(judge.nested(repeats=1), labels)
+    if not leaky:
+        assert 0.2 < found < 0.7
+        return
+    assert found > 0.75
+    lie_detector = detect(judge.permuted(3))
+    assert lie_detector is not None
+    assert not lie_detector.valid, lie_detector.words

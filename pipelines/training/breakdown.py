@@ -1,0 +1,108 @@
+"""The same score by parts: against the size of the tumour alone, and site by site, scanner by scanner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.training.discrimination import (
+    Comparison,
+    adjust_bonferroni,
+    adjust_holm,
+    compare_paired,
+    compare_unpaired,
+    delong,
+    roc_curve,
+)
+from pipelines.training.evaluation import Baseline, Group, PatientRow, Variable
+from pipelines.training.intervals import Labels, proportion
+from pipelines.training.operating_point import OperatingPoint, operating_point
+from pipelines.types import FloatArray
+
+_SIZES = ("[ml]", "[mm]", "[mm2]")
+_NOT_STATED = "not stated"
+_EACH = 2  # of either class, for an area with a variance
+
+
+def size_baselines(patients: Sequence[PatientRow]) -> tuple[Baseline, ...]:
+    """Return every length, area or volume that all patients have, as a score of its own, with the model tested against it."""
+    p, y = columns(patients)
+    names = [name for name in patients[0].measurements if name.endswith(_SIZES) and all(name in x.measurements for x in patients)]
+    sizes = [np.array([x.measurements[name] for x in patients]) for name in names]
+    tests = [compare_paired(p, size, y) for size in sizes]
+    family = [t.p for t in tests if t.p is not None]
+    holm, bonferroni = iter(adjust_holm(family)), iter(adjust_bonferroni(family))
+    return tuple(
+        Baseline(
+            name=name,
+            auc=delong(size, y),
+            roc=roc_curve(size, y),
+            comparison=test,
+            p_holm=None if test.p is None else next(holm),
+            p_bonferroni=None if test.p is None else next(bonferroni),
+        )
+        for name, size, test in zip(names, sizes, tests, strict=True)
+    )
+
+
+def group_tables(patients: Sequence[PatientRow]) -> tuple[Group, ...]:
+    """Return each site, manufacturer, scanner model and field strength with what the bundle did there; small groups too."""
+    variables: tuple[tuple[Variable, Callable[[PatientRow], str]], ...] = (
+        ("site", lambda x: x.site),
+        ("manufacturer", lambda x: x.manufacturer),
+        ("model", lambda x: x.model),
+        ("field strength", lambda x: "" if x.field_strength_t is None else f"{x.field_strength_t:g} T"),
+    )
+    groups = []
+    for variable, name_of in variables:
+        names = [name_of(x) or _NOT_STATED for x in patients]
+        groups += [_group(variable, name, patients, np.array([n == name for n in names])) for name in sorted(set(names))]
+    return tuple(groups)
+
+
+def judge_calls(patients: Sequence[PatientRow]) -> OperatingPoint | None:
+    """Return the operating point of the calls as they were made, or ``None`` where a class got no call at all."""
+    called = [x for x in patients if has_call(x.call)]
+    labels = [x.label for x in called]
+    return operating_point([x.call == "positive" for x in called], labels) if len(set(labels)) == 2 else None
+
+
+def has_call(call: str) -> bool:
+    """Tell whether a prediction said yes or no; it may have been withheld."""
+    return call in ("positive", "negative")
+
+
+def columns(patients: Sequence[PatientRow]) -> tuple[FloatArray, Labels]:
+    """Return probabilities and labels, each (n,)."""
+    return np.array([x.probability for x in patients]), np.array([x.label for x in patients], dtype=np.int64)
+
+
+def _group(variable: Variable, name: str, patients: Sequence[PatientRow], here: NDArray[np.bool_]) -> Group:
+    p, y = columns(patients)
+    own = [x for x, inside in zip(patients, here, strict=True) if inside]
+    calls = [x for x in own if has_call(x.call)]
+    right = {k: sum(x.label == k and (x.call == "positive") == bool(k) for x in calls) for k in (0, 1)}
+    of = {k: sum(x.label == k for x in calls) for k in (0, 1)}
+    return Group(
+        variable=variable,
+        name=name,
+        n=len(own),
+        events=int(y[here].sum()),
+        mean_predicted=float(p[here].mean()),
+        auc=delong(p[here], y[here]) if _enough(y[here]) else None,
+        against_others=_against(p, y, here),
+        sensitivity=proportion(right[1], of[1]),
+        specificity=proportion(right[0], of[0]),
+    )
+
+
+def _against(p: FloatArray, y: Labels, here: NDArray[np.bool_]) -> Comparison | None:
+    if not (_enough(y[here]) and _enough(y[~here])):
+        return None
+    return compare_unpaired(p[here], y[here], p[~here], y[~here])
+
+
+def _enough(labels: Labels) -> bool:
+    return min(int(labels.sum()), int((1 - labels).sum())) >= _EACH

@@ -1,0 +1,182 @@
+"""What ``cervinode evaluate`` finds, as data: ``evaluation.json`` (docs/evaluation.md) and everything a report shows."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipelines.errors import CohortError
+from pipelines.training.calibration import Calibration
+from pipelines.training.decision_curve import DecisionCurve
+from pipelines.training.discrimination import Auc, Comparison, RocCurve
+from pipelines.training.intervals import Interval, Proportion
+from pipelines.training.operating_point import OperatingPoint
+from pipelines.training.tally import Tally
+from pipelines.types import BundleStatus
+
+Variable = Literal["site", "manufacturer", "model", "field strength"]
+
+
+@dataclass(frozen=True, slots=True)
+class BundleFacts:
+    """The bundle that was evaluated; ``threshold`` is that of its decision, frozen in training."""
+
+    system: str
+    title: str
+    finding: str
+    version: str
+    status: BundleStatus
+    threshold: float
+    threshold_rule: str
+    trained_on: Literal["synthetic", "site"]
+    training_sites: tuple[str, ...]
+    training_metrics: dict[str, float]
+    training_statement: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRow:
+    """A row of the table that the bundle could not judge."""
+
+    line: int
+    patient: str
+    site: str
+    label: int
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """From the table's rows to the patients that the numbers are about. ``training_rows`` are those whose split is "train".
+
+    ``withheld`` patients have a probability but no call: they count for areas and calibration, not for the operating point.
+    """
+
+    rows: int
+    row_events: int
+    training_rows: int
+    refused: tuple[RefusedRow, ...]
+    refused_events: int
+    evaluated: int
+    events: int
+    withheld: int
+    roi_origins: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class PatientRow:
+    """One patient that was evaluated; ``threshold`` differs from the bundle's where a model for incomplete studies had to step in."""
+
+    line: int
+    patient: str
+    site: str
+    label: int
+    probability: float
+    threshold: float | None
+    call: str
+    roi_origin: str
+    measurements: dict[str, float]
+    manufacturer: str
+    model: str
+    field_strength_t: float | None
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A measure of size alone as the score, and the model against it: ``comparison.difference`` is model minus size.
+
+    ``p_holm`` and ``p_bonferroni`` are adjusted for all measures of size that were compared.
+    """
+
+    name: str
+    auc: Auc
+    roc: RocCurve
+    comparison: Comparison
+    p_holm: float | None
+    p_bonferroni: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The patients of one site or scanner. ``auc`` needs two of each class; ``against_others`` compares it with all other patients."""
+
+    variable: Variable
+    name: str
+    n: int
+    events: int
+    mean_predicted: float
+    auc: Auc | None
+    against_others: Comparison | None
+    sensitivity: Proportion
+    specificity: Proportion
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A bundle judged on a cohort. ``statement`` says how far to believe it and stands wherever a number is shown.
+
+    ``bundle_digest`` is the SHA-256 of the bundle's manifest, ``cohort_digest`` that over the table and every file of its studies. ``n``
+    patients were evaluated, ``events`` of them with the finding. ``sites`` are theirs, empty where one is not known; ``external`` is
+    ``True`` where none of them gave training cases, ``None`` where that is not known. ``synthetic``: there is a phantom among them.
+    """
+
+    format_version: Literal[1]
+    date: datetime.date
+    statement: str
+    warnings: tuple[str, ...]
+    bundle_digest: str
+    cohort_digest: str
+    cohort: str  # the table's file name
+    n: int
+    events: int
+    sites: tuple[str, ...]
+    external: bool | None
+    synthetic: bool
+    bundle: BundleFacts
+    flow: Flow
+    tally: Tally
+    auc: Auc
+    auc_bootstrap: Interval
+    roc: RocCurve
+    operating_point: OperatingPoint | None
+    calibration: Calibration
+    decision_curve: DecisionCurve
+    baselines: tuple[Baseline, ...]
+    groups: tuple[Group, ...]
+    patients: tuple[PatientRow, ...]
+    seed: int
+    made_with: Mapping[str, str]
+
+
+def write_evaluation(path: Path, evaluation: Evaluation) -> None:
+    """Write ``evaluation.json``; the file is there when it is whole."""
+    partial_file = path.with_suffix(".partial")
+    partial_file.write_bytes(_EVALUATION.dump_json(evaluation, indent=1) + b"\n")
+    partial_file.replace(path)
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read what :func:`write_evaluation` wrote.
+
+    Raises
+    ------
+    CohortError
+        The file cannot be read or is no evaluation.
+    """
+    try:
+        return _EVALUATION.validate_json(path.read_bytes())
+    except OSError as error:
+        raise CohortError(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CohortError(f"{path} is no evaluation: {'.'.join(str(p) for p in first['loc'])}: {first['msg']}") from error
+
+
+_EVALUATION = TypeAdapter(Evaluation)

@@ -1,0 +1,238 @@
+"""Each patient's training data, extracted once by the serving code and kept on disk by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from pipelines.engine import extract_features, load_case, prepare
+from pipelines.errors import InferenceError, InputError
+from pipelines.features.clinical_dicom import from_study
+from pipelines.features.cnn import crop
+from pipelines.imaging.elements import text
+from pipelines.imaging.geometry import resample_mask
+from pipelines.imaging.sequences import choose
+from pipelines.imaging.series import find_dicom_files, read_series
+from pipelines.models.segment import to_slices
+from pipelines.spec import PipelineSpec
+from pipelines.systems import catalogue
+from pipelines.training.cohort import CohortRow, refuse
+from pipelines.types import Case, ClinicalValue, SeriesRole
+
+CACHE_VERSION = "2"  # part of every cache key; raised when the extraction code changes what it returns
+
+
+@dataclass(frozen=True)
+class SliceGrid:
+    """What the segmenter sees: square slices of ``size`` pixels of ``spacing_mm``."""
+
+    spacing_mm: float
+    size: int
+
+
+@dataclass(frozen=True, eq=False)
+class Extracted:
+    """One patient's training data: features by name but for the networks', and what each network sees (n, channels, ...) by sequence.
+
+    ``slices`` and ``mask`` (n, y, x) are for the segmenter; ``second`` are the features from a second reader's region, if there is one;
+    ``clinical`` are values that the study itself tells; ``volume_ml`` is the roi's (mm2 on ultrasound); ``scanner`` is in words.
+    """
+
+    features: Mapping[str, float]
+    views: Mapping[SeriesRole, NDArray[np.float32]]
+    slices: NDArray[np.float32]
+    mask: NDArray[np.uint8]
+    second: Mapping[str, float]
+    clinical: Mapping[str, ClinicalValue]
+    size: float
+    scanner: str
+    synthetic: bool
+
+
+def extract_cohort(
+    rows: Sequence[CohortRow],
+    spec: PipelineSpec,
+    *,
+    grid: SliceGrid,
+    cache: Path,
+    workers: int,
+    progress: Callable[[str], None],
+) -> list[ExtractedFile]:
+    """Extract every patient in parallel and return a file for each; what is in ``cache`` stays as it is.
+
+    Raises
+    ------
+    CohortError
+        Studies that cannot be used, each named with its line and the reason.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    files: list[ExtractedFile] = []
+    failures: list[str] = []
+    task = partial(_extract_to_cache, system=spec.name, grid=grid, cache=cache)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_use_one_thread) as pool:
+        for i, (row, (file, failure)) in enumerate(zip(rows, pool.map(task, rows), strict=True), start=1):
+            files.append(ExtractedFile(file))
+            if failure:
+                failures.append(f"line {row.line} ({row.patient}): {failure}")
+            if i % 10 == 0 or i == len(rows):
+                progress(f"extraction: {i} of {len(rows)} studies")
+    refuse(cache.parent, "studies that cannot be used", failures)
+    return files
+
+
+def _use_one_thread() -> None:
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the processes are the parallelism
+    threadpool_limits(1)  # many small eigenvalue problems: threads of several processes would only wait for one another
+
+
+def _extract_to_cache(row: CohortRow, *, system: str, grid: SliceGrid, cache: Path) -> tuple[Path, str]:
+    """Return the patient's cache file and, when it could not be made, why."""
+    spec = catalogue()[system]
+    try:
+        paths = study_files(row)
+        key = hashlib.sha256(f"{CACHE_VERSION} {spec.method_digest()} {grid}".encode())
+        key.update(repr((row.clinical, row.second_roi and hashlib.sha256(row.second_roi.read_bytes()).hexdigest())).encode())
+        for path in paths:
+            key.update(hashlib.sha256(path.read_bytes()).digest())
+        file = cache / f"{key.hexdigest()}.npz"
+        if not file.exists():
+            _write_extracted(file, _extract(row, paths, spec, grid))
+    except (InputError, InferenceError, OSError) as error:
+        return cache, str(error)
+    return file, ""
+
+
+def _extract(row: CohortRow, paths: Sequence[Path], spec: PipelineSpec, grid: SliceGrid) -> Extracted:
+    series = read_series(paths)
+    case = load_case(series, choose(series, spec), spec)
+    if case.roi is None:
+        raise InputError("no roi: training needs a SEG, RTSTRUCT or outlines, in the roi column or in the study folder")
+    prepared = prepare(spec, case)
+    features, _ = extract_features(spec, prepared, {})
+    roles = spec.cnn.roles if spec.cnn else ()
+    views = {r: crop(spec.cnn.view, prepared.images[r], prepared.rois[r]).array for r in roles if spec.cnn}
+    image = case.volumes[spec.roi.role]
+    slices = to_slices(image.volume, spacing_mm=grid.spacing_mm, size=grid.size)
+    header = image.sources[0]
+    return Extracted(
+        features=features,
+        views=views,
+        slices=slices.array,
+        mask=resample_mask(case.roi.volume, slices).array,
+        second=_second_reader(row, paths, spec),
+        clinical={**from_study(series), **row.clinical},
+        size=float(np.count_nonzero(case.roi.volume.array)) * case.roi.volume.voxel_volume / (1.0 if case.frame else 1000.0),
+        scanner=" ".join(t for k in ("Manufacturer", "ManufacturerModelName", "MagneticFieldStrength") if (t := text(header, k))),
+        synthetic=text(header, "ImageComments") == "SYNTHETIC PHANTOM",
+    )
+
+
+def _second_reader(row: CohortRow, paths: Sequence[Path], spec: PipelineSpec) -> dict[str, float]:
+    """Return the features from the second reader's region, nothing where there is none."""
+    if row.second_roi is None:
+        return {}
+    case = read_case([*(p for p in paths if p != row.roi), row.second_roi], spec)
+    return extract_features(spec, prepare(spec, case), {})[0]
+
+
+def study_files(row: CohortRow) -> list[Path]:
+    """Return the files of a patient's study, and of the roi where it lies elsewhere."""
+    paths = find_dicom_files(row.study)
+    return [*paths, row.roi] if row.roi and row.roi not in paths else paths
+
+
+def read_case(paths: Sequence[Path], spec: PipelineSpec) -> Case:
+    """Read a study's files into a case, choosing its series as the node does."""
+    series = read_series(paths)
+    return load_case(series, choose(series, spec), spec)
+
+
+def _write_extracted(file: Path, data: Extracted) -> None:
+    names = list(data.features)
+    arrays: dict[str, Any] = {
+        "names": np.array(names),
+        "values": np.array([data.features[n] for n in names]),
+        "second": np.array([data.second[n] for n in names] if data.second else []),
+        "slices": data.slices,
+        "mask": data.mask,
+        "clinical": np.array(json.dumps([asdict(v) for v in data.clinical.values()])),
+        "size": np.array(data.size),
+        "scanner": np.array(data.scanner),
+        "synthetic": np.array(data.synthetic),
+    }
+    arrays |= {f"view_{role}": view for role, view in data.views.items()}
+    partial_file = file.with_suffix(".partial")  # renamed when whole, so that a killed run leaves nothing half written
+    with partial_file.open("wb") as stream:
+        np.savez(stream, **arrays)
+    partial_file.replace(file)
+
+
+class ExtractedFile:
+    """What :func:`extract_cohort` kept of one patient, each part read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def key(self) -> str:
+        """The content hash that the file is named by."""
+        return self.path.stem
+
+    @cached_property
+    def features(self) -> dict[str, float]:
+        """Features by name, all but the networks'."""
+        return dict(zip(self._names, self._read("values").tolist(), strict=True))
+
+    @cached_property
+    def second(self) -> dict[str, float]:
+        """The same from a second reader's region; empty where there is none."""
+        values = self._read("second").tolist()
+        return dict(zip(self._names, values, strict=True)) if values else {}
+
+    @cached_property
+    def clinical(self) -> dict[str, ClinicalValue]:
+        """Clinical values of the table and the study."""
+        return {one["name"]: ClinicalValue(**one) for one in json.loads(str(self._read("clinical")))}
+
+    @cached_property
+    def size(self) -> float:
+        """Size of the roi: ml, on ultrasound mm2."""
+        return float(self._read("size"))
+
+    @cached_property
+    def scanner(self) -> str:
+        """Manufacturer, model and field strength, in words."""
+        return str(self._read("scanner"))
+
+    @cached_property
+    def synthetic(self) -> bool:
+        """Whether this is a phantom."""
+        return bool(self._read("synthetic"))
+
+    def view(self, role: SeriesRole) -> NDArray[np.float32]:
+        """Return what a network sees of a sequence, (n, channels, ...)."""
+        return np.asarray(self._read(f"view_{role}"), dtype=np.float32)
+
+    def slices(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Return what the segmenter sees and ought to say, both (n, y, x)."""
+        return self._read("slices"), self._read("mask")
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [str(n) for n in self._read("names")]
+
+    def _read(self, name: str) -> NDArray[Any]:
+        with np.load(self.path, allow_pickle=False) as stored:
+            return np.asarray(stored[name])

@@ -1,0 +1,362 @@
+"""Judge a recipe in every way that the report shows, and write it up."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from pipelines.errors import CohortError
+from pipelines.features.ibsi import identify
+from pipelines.models.classify import logit
+from pipelines.models.explain import explain
+from pipelines.models.manifest import Conformal, Manifest
+from pipelines.spec import PipelineSpec
+from pipelines.training.agreement import selection_stability
+from pipelines.training.calibration import calibration
+from pipelines.training.cohort import CohortRow
+from pipelines.training.decision_curve import decision_curve
+from pipelines.training.discrimination import area, bootstrap_auc, delong, roc_curve
+from pipelines.training.extract import ExtractedFile
+from pipelines.training.intervals import Estimate, Interval
+from pipelines.training.nested import Judge, Nested, area_of, mean_area
+from pipelines.training.nomogram import nomogram_of
+from pipelines.training.operating_point import OperatingPoint, operating_point, sensitivity_threshold
+from pipelines.training.outcome import (
+    Beeswarm,
+    ChosenFeature,
+    CohortFlow,
+    JudgedPatient,
+    LassoCurve,
+    LieDetector,
+    Outcome,
+    Performance,
+    Printed,
+    Rival,
+    SeveralClasses,
+    SiteLeftOut,
+)
+from pipelines.training.plan import Plan
+from pipelines.training.recipe import Stage, System
+from pipelines.training.rivals import compare_rivals
+from pipelines.training.sample_size import events_per_variable, minimum_sample_size
+from pipelines.training.select import Labels
+from pipelines.training.table import Table
+from pipelines.types import FloatArray
+
+LEAST_PATIENTS = 2  # of either class, for an area
+_SITES_DIFFER = 0.1  # range of AUC over sites left out in turn from which the report warns
+_OVERFIT = 0.05  # difference of apparent and nested AUC from which the report warns ([OLNM] Evaluation)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """All judgements of one run. ``unseen`` (n,) or (n, classes) is the mean over repeats of the nested probabilities."""
+
+    judge: Judge
+    system: System
+    table: Table
+    rows: Sequence[CohortRow]
+    files: Sequence[ExtractedFile]
+    spec: PipelineSpec
+    plan: Plan
+    nested: Nested
+    unseen: FloatArray
+    apparent: FloatArray
+    permuted: FloatArray
+    printed: tuple[Printed, ...]
+    sites: tuple[SiteLeftOut, ...]
+
+    @property
+    def labels(self) -> Labels:
+        """Labels of the judged patients."""
+        return self.judge.labels
+
+    @property
+    def several(self) -> bool:
+        """Whether the system tells more than two classes apart."""
+        return self.unseen.ndim == 2
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers that the manifest and the model card state."""
+        nested = mean_area(self.nested, self.labels)
+        stated = {"nested_auc": nested, "apparent_auc": area_of(self.apparent, self.labels, self.nested.classes)}
+        if self.several:
+            stated["nested_accuracy"] = float(np.mean(self.nested.calls == self.labels))
+            return stated
+        auc, point = delong(self.unseen, self.labels), operating_point(self.calls, self.labels)
+        stated["nested_auc_se"] = float(np.sqrt(auc.variance))
+        stated["nested_sensitivity"] = float(point.sensitivity.value or 0.0)
+        stated["nested_specificity"] = float(point.specificity.value or 0.0)
+        stated["size_only_auc"] = area([f.size for f in self.files], self.labels)
+        if len(self.permuted):
+            stated["permuted_auc"] = float(self.permuted.mean())
+        return stated
+
+    @property
+    def calls(self) -> Labels:
+        """Calls at the folds' own thresholds: what most repeats said, in a tie positive."""
+        if self.several:
+            return np.asarray(np.array(self.nested.classes)[self.unseen.argmax(axis=1)], dtype=np.int64)
+        return np.asarray(self.nested.calls.mean(axis=0) >= 0.5, dtype=np.int64)
+
+
+def judge_all(
+    judge: Judge,
+    *,
+    system: System,
+    table: Table,
+    rows: Sequence[CohortRow],
+    files: Sequence[ExtractedFile],
+    spec: PipelineSpec,
+    plan: Plan,
+) -> Found:
+    """Run every judgement."""
+    nested = judge.nested(repeats=plan.repeats)
+    judge.progress(f"nested AUC {mean_area(nested, judge.labels):.3f}")
+    permuted = judge.permuted(plan.permutations)
+    several = nested.probabilities.ndim == 3
+    printed = () if several else tuple(_printed(judge))
+    sites = () if several else tuple(_sites_left_out(judge, rows))
+    apparent, unseen = system.predict(table), nested.probabilities.mean(axis=0)
+    return Found(judge, system, table, rows, files, spec, plan, nested, unseen, apparent, permuted, printed, sites)
+
+
+def covered(rule: Conformal | None, found: Found) -> Conformal | None:
+    """Return a conformal rule with the coverage that was measured on unseen patients."""
+    if rule is None:
+        return None
+    return rule.model_copy(update={"covered": round(_coverage(found), 4), "n": len(found.labels)})
+
+
+def write_up(found: Found, *, manifest: Manifest, digest: str, date: datetime.date, flow: CohortFlow, leakage: tuple[str, ...]) -> Outcome:
+    """Return everything as data for the report."""
+    spec, nested, labels = found.spec, found.nested, found.labels
+    stage = found.system.score or found.system.decision
+    by_repeat = tuple(area_of(p, labels, nested.classes) for p in nested.probabilities)
+    candidates = sum(not name.startswith("CLINICAL:") for name in found.table.names)
+    beeswarm = None if found.several else _beeswarm(found, stage)
+    lie_detector = detect(found.permuted)
+    return Outcome(
+        format_version=1,
+        system=spec.name,
+        title=spec.title,
+        version=manifest.version,
+        bundle_digest=digest,
+        date=date,
+        seed=found.judge.seed,
+        synthetic=manifest.training.data == "synthetic",
+        statement=manifest.training.statement,
+        leakage=leakage,
+        warnings=tuple(_warnings(found, lie_detector)),
+        flow=flow,
+        recipe=manifest.recipe,
+        classifier=(manifest.score or manifest.decision).classifier,
+        families=dict(Counter(nested.families)),
+        threshold_rule=manifest.decision.threshold_rule,
+        thresholds={} if found.several else _thresholds(found, manifest),
+        apparent_auc=area_of(found.apparent, labels, nested.classes),
+        nested_auc=mean_area(nested, labels),
+        nested_auc_by_repeat=by_repeat,
+        optimism=area_of(found.apparent, labels, nested.classes) - mean_area(nested, labels),
+        stability=_stability(nested),
+        lie_detector=lie_detector,
+        features=_features(found, stage, beeswarm),
+        lasso=_lasso(found, stage),
+        beeswarm=beeswarm,
+        sample_size=minimum_sample_size(max(len(stage.selection.names), 1), float(np.mean(labels == labels.max()))),
+        events_per_variable=events_per_variable(int((labels == 1).sum()), int((labels != 1).sum()), max(candidates, 1)),
+        conformal_coverage=None if found.several else _coverage(found),
+        segmenter_dice=manifest.segmenter.dice if manifest.segmenter else None,
+        performance=None if found.several else _performance(found),
+        several=_judge_classes(found) if found.several else None,
+        rivals=() if found.several else _rivals(found),
+        printed=found.printed,
+        sites_left_out=found.sites,
+        patients=tuple(_patients(found)),
+        known={k: v for k, v in manifest.training.metrics.items() if k.startswith("bayes")},
+        made_with=manifest.made_with,
+        apparent_point=_apparent_point(found),
+        nomogram=nomogram_of(manifest.decision),
+        conformal_aim=manifest.decision.conformal.coverage if manifest.decision.conformal else None,
+        method_digest=manifest.method_digest,
+    )
+
+
+def _coverage(found: Found) -> float:
+    held = found.nested.plausible[:, np.arange(len(found.labels)), found.labels]
+    return float(held.mean())
+
+
+def _printed(judge: Judge) -> Iterator[Printed]:
+    answers = judge.as_printed()
+    areas = {name: delong(answer.probabilities, judge.labels[test]) for name, (test, answer) in answers.items()}
+    best = max(areas, key=lambda name: areas[name].value)
+    for name, auc in areas.items():
+        test, answer = answers[name]
+        yield Printed(classifier=name, auc=auc, chosen=name == best, operating_point=operating_point(answer.calls, judge.labels[test]))
+
+
+def _sites_left_out(judge: Judge, rows: Sequence[CohortRow]) -> Iterator[SiteLeftOut]:
+    for site, (where, answer) in judge.by_site([r.site for r in rows]).items():
+        labels = judge.labels[where]
+        if min(labels.sum(), len(labels) - labels.sum()) >= LEAST_PATIENTS:
+            yield SiteLeftOut(site=site, n=len(labels), events=int(labels.sum()), auc=delong(answer.probabilities, labels))
+
+
+def _performance(found: Found) -> Performance:
+    p, labels, seed = found.unseen, found.labels, found.judge.seed
+    return Performance(
+        auc=delong(p, labels),
+        bootstrap=bootstrap_auc(p, labels, seed=seed),
+        roc=roc_curve(p, labels),
+        operating_point=operating_point(found.calls, labels),
+        calibration=calibration(p, labels, external=False, seed=seed),
+        decision_curve=decision_curve(p, labels),
+    )
+
+
+def _apparent_point(found: Found) -> OperatingPoint | None:
+    threshold = found.system.decision.threshold
+    return None if threshold is None else operating_point(found.apparent >= threshold, found.labels)
+
+
+def _thresholds(found: Found, manifest: Manifest) -> dict[str, float]:
+    stated = manifest.decision.threshold
+    fixed = {f"sensitivity {s:.2f}": sensitivity_threshold(found.unseen, found.labels, s) for s in (0.90, 0.95)}
+    return ({"Youden": stated} if stated is not None else {}) | fixed
+
+
+def _rivals(found: Found) -> tuple[Rival, ...]:
+    sites = [row.site for row in found.rows] if found.plan.combat else None
+    return compare_rivals(found.judge, found.nested, table=found.table, sizes=[f.size for f in found.files], sites=sites)
+
+
+def detect(areas: FloatArray) -> LieDetector | None:
+    """Judge the lie detector.
+
+    INVALID where the mean AUC on shuffled labels is above 0.5 beyond chance (t interval at 95 %), or the runs' own spread (mean and two
+    standard deviations) lies below it. Cross-validation is a little pessimistic without a signal, so a mean just below 0.5 is no fault.
+    """
+    if len(areas) < 2:
+        return None
+    mean, spread = float(areas.mean()), float(areas.std(ddof=1))
+    half = float(stats.t.ppf(0.975, len(areas) - 1)) * spread / np.sqrt(len(areas))
+    valid = mean - half <= 0.5 <= mean + 2 * spread
+    fault = "finds a signal where there is none: nothing it says of the true labels can be believed"
+    finds = "finds nothing, as it should" if valid else fault
+    words = f"On {len(areas)} shufflings of the labels the whole recipe {finds}."
+    return LieDetector(tuple(areas.tolist()), mean, Interval(float(mean - half), float(mean + half), "t, over shufflings"), valid, words)
+
+
+def _stability(nested: Nested) -> Estimate | None:
+    every = sorted({name for names in nested.selected for name in names})
+    chosen = np.array([[name in names for name in every] for names in nested.selected])
+    try:
+        return selection_stability(chosen)
+    except CohortError:
+        return None
+
+
+def _beeswarm(found: Found, stage: Stage) -> Beeswarm:
+    table = found.table
+    rows = stage.standardise(stage.selection.take(table))
+    background = rows[np.random.default_rng(found.judge.seed).permutation(len(rows))[:50]]
+
+    def predict(values: FloatArray) -> FloatArray:
+        raw = logit(stage.model.predict_proba(values.astype(np.float32))[:, 1])
+        assert stage.calibration is not None  # of two classes
+        return stage.calibration.a * raw + stage.calibration.b
+
+    explained = [explain(predict, row, background=background, permutations=4) for row in rows]
+    return Beeswarm(
+        features=stage.selection.names,
+        values=tuple(tuple(row.tolist()) for row in rows),
+        shapley=tuple(tuple(one.values.tolist()) for one in explained),
+        base=tuple(one.base for one in explained),
+    )
+
+
+def _features(found: Found, stage: Stage, beeswarm: Beeswarm | None) -> tuple[ChosenFeature, ...]:
+    runs = found.nested.selected
+    count = Counter(name for names in runs for name in names)
+    importance = dict(zip(beeswarm.features, np.abs(beeswarm.shapley).mean(axis=0).tolist(), strict=True)) if beeswarm else {}
+    final = set(stage.selection.names)
+    ordered = sorted(final | {n for n, k in count.items() if k >= len(runs) / 2}, key=lambda n: (n not in final, -count[n], n))
+    return tuple(
+        ChosenFeature(
+            name=name,
+            words=name.split(":", 2)[2].replace("_", " ") + f" ({name.split(':', 1)[0]})",
+            ibsi_code=(code := identify(name)) and code[0],
+            ibsi_name=code and code[1],
+            frequency=count[name] / len(runs),
+            importance=importance.get(name, 0.0),
+            in_final=name in final,
+        )
+        for name in ordered
+    )
+
+
+def _lasso(found: Found, stage: Stage) -> LassoCurve | None:
+    path = stage.selection.path
+    if path is None:
+        return None
+    rule = next((step.rule for step in found.spec.recipe.steps if hasattr(step, "rule")), "min")
+    return LassoCurve(
+        penalties=tuple(path.penalties.tolist()),
+        loss=tuple(path.loss.tolist()),
+        standard_error=tuple(path.standard_error.tolist()),
+        coefficients=tuple(tuple(row) for row in path.coefficients[:, np.abs(path.coefficients).max(axis=0) > 0].tolist()),
+        chosen=path.minimum if rule == "min" else path.one_se,
+        rule=rule,
+    )
+
+
+def _judge_classes(found: Found) -> SeveralClasses:
+    classes, labels, spec = found.nested.classes, found.labels, found.spec
+    words = {c.number: c.code.meaning for c in spec.classes}
+    confusion = np.array([[int(((labels == a) & (found.calls == b)).sum()) for b in classes] for a in classes])
+    recall = np.diag(confusion) / confusion.sum(axis=1)
+    axes = []
+    of_class = {c.number: c for c in spec.classes}
+    for i, code in enumerate(spec.axes):
+        truth = np.array([of_class[int(c)].axes[i] for c in labels])
+        score = sum(found.unseen[:, k] for k, c in enumerate(classes) if of_class[c].axes[i])
+        if len(set(truth.tolist())) == 2:
+            axes.append((code.meaning, delong(score, truth)))
+    return SeveralClasses(
+        classes=classes,
+        words=tuple(words[c] for c in classes),
+        confusion=tuple(tuple(int(n) for n in row) for row in confusion),
+        accuracy=float(np.diag(confusion).sum() / confusion.sum()),
+        balanced_accuracy=float(recall.mean()),
+        one_against_rest=tuple(delong(found.unseen[:, k], (labels == c).astype(np.int64)) for k, c in enumerate(classes)),
+        axes=tuple(axes),
+        absent=tuple(words[c] for c in words if c not in classes),
+    )
+
+
+def _patients(found: Found) -> Iterator[JudgedPatient]:
+    for row, p, call in zip(found.rows, found.unseen, found.calls, strict=True):
+        yield JudgedPatient(row.patient, row.site, row.label, tuple(np.atleast_1d(p).tolist()), int(call))
+
+
+def _warnings(found: Found, lie_detector: LieDetector | None) -> Iterator[str]:
+    labels = found.labels
+    if lie_detector and not lie_detector.valid:
+        yield f"INVALID: {lie_detector.words}"
+    elif lie_detector is None:
+        yield "The lie detector was not run: nobody knows whether the recipe finds signals where there are none."
+    optimism = area_of(found.apparent, labels, found.nested.classes) - mean_area(found.nested, labels)
+    if optimism > _OVERFIT:
+        yield f"Overfitting: the model looks {optimism:.3f} better on its own training patients than on unseen ones."
+    areas = [s.auc.value for s in found.sites]
+    if areas and max(areas) - min(areas) > _SITES_DIFFER:
+        yield "The sites differ by more than 0.1 in AUC when left out in turn."
+    if not found.several and int(labels.sum()) < 50:
+        yield f"{int(labels.sum())} events are few; intervals are wide, and fewer candidate features would be wiser."

@@ -1,0 +1,224 @@
+"""The honest judgement of a recipe, the printed one beside it, and the lie detector.
+
+Every judgement calls :func:`pipelines.training.recipe.fit` on some patients and asks it about others. Patients come from an
+:class:`Embedding`, which knows what the networks behind their deep features were trained on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedKFold, train_test_split
+from threadpoolctl import threadpool_limits
+
+from pipelines.recipe import Lasso, Pca, Recipe
+from pipelines.training.discrimination import area
+from pipelines.training.recipe import System, fit
+from pipelines.training.select import Labels
+from pipelines.training.table import Rows, Table
+from pipelines.types import FloatArray
+
+FOLDS = 5  # of the outer cross-validation
+PAPER_TEST_SHARE = 0.3  # of the patients, in the single split of [PLNM] and [LVSI]
+Progress = Callable[[str], None]
+
+
+class Embedding(Protocol):
+    """Features of patients, such that no deep feature of a row comes from a network that had seen a label of the other part."""
+
+    def split(self, train: Rows, test: Rows, labels: Labels) -> tuple[Table, Table]:
+        """Return the tables of both parts: those of ``train`` cross-fitted, those of ``test`` by networks trained on ``train``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Static:
+    """Deep features from networks that no patient of the table took part in training, or that nobody trained here."""
+
+    table: Table
+
+    def split(self, train: Rows, test: Rows, labels: Labels) -> tuple[Table, Table]:
+        """Return the rows as they are."""
+        return self.table.rows(train), self.table.rows(test)
+
+
+class Task(NamedTuple):
+    """One model to fit on some patients and to ask about others."""
+
+    recipe: Recipe
+    train: Table
+    test: Table
+    labels: Labels  # of the training patients
+    second: Table | None
+    seed: int
+    families: tuple[str, ...] | None = None
+
+
+class Answer(NamedTuple):
+    """What a model says of unseen patients: probabilities (n,) or (n, classes), calls, whether conformal sets hold 0 and 1."""
+
+    probabilities: FloatArray
+    calls: NDArray[np.int64]
+    plausible: NDArray[np.bool_]  # (n, 2)
+    selected: tuple[str, ...]
+    classes: tuple[int, ...]
+    family: str
+
+
+@dataclass(frozen=True, eq=False)
+class Nested:
+    """Out-of-fold answers of a repeated cross-validation; arrays are (repeats, patients) or (repeats, patients, classes).
+
+    ``selected`` are the features of each fold's model, ``families`` the classifiers chosen, ``folds`` (repeats, patients) which fold
+    judged a patient.
+    """
+
+    classes: tuple[int, ...]
+    probabilities: FloatArray
+    calls: NDArray[np.int64]
+    plausible: NDArray[np.bool_]
+    selected: tuple[tuple[str, ...], ...]
+    families: tuple[str, ...]
+    folds: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Runs tasks in ``workers`` processes."""
+
+    recipe: Recipe
+    embedding: Embedding
+    labels: Labels
+    seed: int
+    second: Table | None = None
+    workers: int = 1
+    progress: Progress = lambda line: None
+
+    def nested(
+        self, *, repeats: int, labels: Labels | None = None, families: tuple[str, ...] | None = None, what: str = "nested"
+    ) -> Nested:
+        """Judge the recipe: in each outer fold it is fitted anew, from selection to threshold, and asked about the patients left out."""
+        answers = self.labels if labels is None else labels
+        parts = [list(StratifiedKFold(FOLDS, shuffle=True, random_state=self.seed + 1 + i).split(answers, answers)) for i in range(repeats)]
+        tasks = [self._task(train, test, answers, families) for folds in parts for train, test in folds]
+        return _collect(answers, parts, list(self._run(tasks, what)))
+
+    def permuted(self, n: int) -> FloatArray:
+        """Return the AUC (n,) of the whole recipe on labels that were shuffled among the patients: it ought to be 0.5."""
+        rng = np.random.default_rng([self.seed, 17])
+        first = self.recipe.classifiers[:1]
+        areas = []
+        for i in range(n):
+            shuffled = rng.permutation(self.labels)
+            result = self.nested(repeats=1, labels=shuffled, families=first, what=f"shuffled labels {i + 1} of {n}")
+            areas.append(mean_area(result, shuffled))
+        return np.array(areas)
+
+    def by_site(self, sites: Sequence[str]) -> Mapping[str, tuple[Rows, Answer]]:
+        """Return for each site what a model of all other sites says of its patients.
+
+        Sites without both classes are left out, and those without which too few patients are left to train on.
+        """
+        names, where = sorted(set(sites)), np.array(sites)
+        classes = np.unique(self.labels)
+        others = {n: [int((self.labels[where != n] == c).sum()) for c in classes] for n in names}
+        usable = [n for n in names if _can_fit(self.recipe, others[n]) and set(self.labels[where == n]) == set(classes)]
+        parts = {name: (np.flatnonzero(where != name), np.flatnonzero(where == name)) for name in usable}
+        tasks = [self._task(train, test, self.labels, None) for train, test in parts.values()]
+        return {name: (parts[name][1], answer) for name, answer in zip(parts, self._run(tasks, "leave a site out"), strict=True)}
+
+    def as_printed(self) -> Mapping[str, tuple[Rows, Answer]]:
+        """Return what each of the recipe's classifiers says of one 30 % test part, as the papers did; the best of them is optimistic."""
+        every = np.arange(len(self.labels))
+        train, test = train_test_split(every, test_size=PAPER_TEST_SHARE, stratify=self.labels, random_state=self.seed)
+        tasks = [self._task(train, test, self.labels, (name,)) for name in self.recipe.classifiers]
+        return {name: (test, answer) for name, answer in zip(self.recipe.classifiers, self._run(tasks, "as printed"), strict=True)}
+
+    def _task(self, train: Rows, test: Rows, labels: Labels, families: tuple[str, ...] | None) -> Task:
+        inner, outer = self.embedding.split(train, test, labels)
+        second = self.second.rows(train) if self.second else None
+        return Task(self.recipe, inner, outer, labels[train], second, self.seed, families)
+
+    def _run(self, tasks: Sequence[Task], what: str) -> Iterator[Answer]:
+        if self.workers == 1:
+            for i, task in enumerate(tasks, start=1):
+                yield judge(task)
+                self.progress(f"{what}: {i} of {len(tasks)} models")
+            return
+        with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"), initializer=_use_one_thread) as pool:
+            for i, answer in enumerate(pool.map(judge, tasks), start=1):
+                yield answer
+                self.progress(f"{what}: {i} of {len(tasks)} models")
+
+
+def can_judge(recipe: Recipe, counts: Sequence[int]) -> bool:
+    """Tell whether a cohort with so many patients of each class can be judged: within every fold each step has what it needs."""
+    nested = [n - math.ceil(n / FOLDS) for n in counts]
+    printed = [math.floor(n * (1 - PAPER_TEST_SHARE)) for n in counts]
+    return _can_fit(recipe, nested) and _can_fit(recipe, printed)
+
+
+def _can_fit(recipe: Recipe, counts: Sequence[int]) -> bool:
+    left = [n - math.ceil(n / recipe.folds) for n in counts]  # to train on within an inner fold
+    each = max([1, *(step.folds for step in recipe.steps if isinstance(step, Lasso))])
+    more_than = max([0, *(step.components for step in recipe.steps if isinstance(step, Pca))])
+    return min(counts) >= recipe.folds and min(left) >= each and sum(left) > more_than
+
+
+def mean_area(nested: Nested, labels: Labels) -> float:
+    """Return the mean over repeats of the AUC of pooled out-of-fold probabilities; of several classes the mean of one against the rest."""
+    return float(np.mean([area_of(p, labels, nested.classes) for p in nested.probabilities]))
+
+
+def area_of(probabilities: FloatArray, labels: Labels, classes: Sequence[int]) -> float:
+    """Return the AUC of probabilities (n,), or the mean over classes of one against the rest (n, classes)."""
+    if probabilities.ndim == 1:
+        return area(probabilities, labels)
+    return float(np.mean([area(probabilities[:, k], (labels == c).astype(np.int64)) for k, c in enumerate(classes)]))
+
+
+def judge(task: Task) -> Answer:
+    """Fit one model and ask it."""
+    with threadpool_limits(1):  # as in the other processes: the same sums in the same order
+        system = fit(task.recipe, task.train, task.labels, seed=task.seed, second=task.second, families=task.families)
+    probabilities, decision = system.predict(task.test), system.decision
+    n = len(task.test)
+    if decision.threshold is None or decision.conformal is None:
+        calls = np.array(decision.classes)[probabilities.argmax(axis=1)]
+        plausible = np.ones((n, 2), dtype=bool)
+    else:
+        calls = (probabilities >= decision.threshold).astype(np.int64)
+        plausible = np.column_stack([probabilities <= decision.conformal.negative_to, probabilities >= decision.conformal.positive_from])
+    return Answer(probabilities, calls, plausible, _selected(system), decision.classes, (system.score or decision).family)
+
+
+def _collect(labels: Labels, parts: Sequence[Sequence[tuple[Rows, Rows]]], answers: Sequence[Answer]) -> Nested:
+    classes = answers[0].classes
+    shape = (len(parts), len(labels))
+    several = answers[0].probabilities.ndim == 2
+    probabilities = np.zeros((*shape, len(classes)) if several else shape)
+    calls, folds = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    plausible = np.zeros((*shape, 2), dtype=bool)
+    given = iter(answers)
+    for repeat, split in enumerate(parts):
+        for number, (_, test) in enumerate(split):
+            answer = next(given)
+            probabilities[repeat, test], calls[repeat, test] = answer.probabilities, answer.calls
+            plausible[repeat, test], folds[repeat, test] = answer.plausible, number
+    selected, families = tuple(a.selected for a in answers), tuple(a.family for a in answers)
+    return Nested(classes, probabilities, calls, plausible, selected, families, folds)
+
+
+def _selected(system: System) -> tuple[str, ...]:
+    return (system.score or system.decision).selection.names
+
+
+def _use_one_thread() -> None:
+    threadpool_limits(1)

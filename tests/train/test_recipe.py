@@ -1,0 +1,222 @@
+"""Recipes on planted tables: what they find, what they do not find, and that cheating is noticed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="training needs the [train] extra")
+pytest.importorskip("lightgbm", reason="training needs the [train] extra")
+
+from scipy.special import expit
+
+from pipelines.decide import SCORE
+from pipelines.errors import CohortError
+from pipelines.models.classify import logit
+from pipelines.phantoms.planting import plant
+from pipelines.recipe import Decorrelate, Lasso, MannWhitney, Mrmr, Pca, Rank, Recipe, Rfe
+from pipelines.training import select
+from pipelines.training.discrimination import area, delong
+from pipelines.training.findings import detect
+from pipelines.training.nested import Judge, Static, mean_area
+from pipelines.training.oversample import smote
+from pipelines.training.recipe import choose_features, fit
+from pipelines.training.select import Labels
+from pipelines.training.table import Rows, Table
+
+pytestmark = pytest.mark.train
+
+BAYES = 0.85
+LATENTS = np.array([0.7, 0.5, 0.5])
+RECIPE = Recipe(steps=(MannWhitney(0.05), Decorrelate(0.9)), classifiers=("LR",))
+WITH_LASSO = replace(RECIPE, steps=(*RECIPE.steps, Lasso(folds=5)))
+
+
+def planted(
+    n: int = 200, *, auc: float = BAYES, seed: int = 0, noise: float = 0.35, nuisance: int = 80, drop: tuple[int, ...] = ()
+) -> tuple[Table, Labels]:
+    """Return features that measure three latents with some noise, each twice, among others that measure nothing."""
+    rng = np.random.default_rng(seed)
+    latents = rng.standard_normal((n, 3))
+    index = latents @ (LATENTS / np.linalg.norm(LATENTS))
+    model = plant(auc, 0.35)
+    labels = (rng.random(n) < expit(model.intercept + model.slope * index)).astype(np.int64)
+    names, columns = [], []
+    for k in (k for k in range(3) if k not in drop):
+        for twin in range(2):
+            names.append(f"T2W:radiomics:original_latent_{k}{twin}")
+            columns.append(np.exp(0.5 * (latents[:, k] + noise * rng.standard_normal(n))))
+    common = rng.standard_normal((n, 8))
+    for k in range(nuisance):
+        names.append(f"ADC:radiomics:original_nuisance_{k}")
+        columns.append(common @ rng.standard_normal(8) + rng.standard_normal(n))
+    return Table(tuple(names), np.column_stack(columns)), labels
+
+
+def judged(table: Table, labels: Labels, recipe: Recipe = RECIPE, *, seed: int = 0) -> float:
+    return mean_area(Judge(recipe, Static(table), labels, seed).nested(repeats=1), labels)
+
+
+def test_nested_auc_is_between_what_can_be_found_and_what_is_there() -> None:
+    areas, errors = [], []
+    for seed in range(3):
+        table, labels = planted(seed=seed, noise=0.2)
+        nested = Judge(WITH_LASSO, Static(table), labels, seed).nested(repeats=1)
+        areas.append(mean_area(nested, labels))
+        errors.append(delong(nested.probabilities[0], labels).variance)
+    assert BAYES - 0.09 <= np.mean(areas) <= BAYES + 2 * np.sqrt(np.sum(errors)) / 3
+
+
+def test_ten_null_cohorts_give_one_half_on_average() -> None:
+    areas = np.array([judged(*planted(auc=0.5, seed=seed), seed=seed) for seed in range(10)])
+    assert abs(areas.mean() - 0.5) <= 2 * areas.std(ddof=1) / np.sqrt(len(areas)) + 0.01
+
+
+def test_loss_of_a_planted_latent_costs_auc() -> None:
+    whole = judged(*planted(n=300))
+    assert judged(*planted(n=300, drop=(0,))) < whole - 0.03
+
+
+@dataclass(frozen=True)
+class SelectedBeforeTheSplit(Static):
+    """What an often copied template does: the features that differ between the classes are chosen on all patients."""
+
+    def split(self, train: Rows, test: Rows, labels: Labels) -> tuple[Table, Table]:
+        kept = self.table.at(select.mann_whitney(self.table.values, labels, p=0.05))
+        return kept.rows(train), kept.rows(test)
+
+
+@pytest.mark.parametrize("leaky", [False, True])
+def test_lie_detector_catches_selection_before_the_split(leaky: bool) -> None:
+    table, labels = planted(n=120, nuisance=400)
+    embedding = SelectedBeforeTheSplit(table) if leaky else Static(table)
+    found = detect(Judge(RECIPE, embedding, labels, 0).permuted(8))
+    assert found is not None
+    assert found.valid is not leaky, found.words
+
+
+def test_lie_detector_catches_oversampling_before_the_split() -> None:
+    table, labels = planted(n=150, nuisance=60)
+    rng = np.random.default_rng(5)
+    areas = []
+    for i in range(6):
+        values, filled = smote(table.values, rng.permutation(labels), seed=i)
+        areas.append(judged(Table(table.names, values), filled, replace(RECIPE, steps=(), classifiers=("KNN",)), seed=i))
+    found = detect(np.array(areas))
+    assert found is not None
+    assert not found.valid, found.words
+
+
+def test_apparent_auc_is_above_the_nested_one() -> None:
+    table, labels = planted(n=120, nuisance=300)
+    system = fit(RECIPE, table, labels, seed=0)
+    assert area(system.predict(table), labels) > judged(table, labels)
+
+
+def test_same_seed_gives_the_same_system() -> None:
+    table, labels = planted(n=120)
+    first, second = (fit(RECIPE, table, labels, seed=3) for _ in range(2))
+    assert first.decision.selection.names == second.decision.selection.names
+    assert np.array_equal(first.predict(table), second.predict(table))
+
+
+def test_steps_work_on_their_block_and_projections_are_of_training_rows_only() -> None:
+    table, labels = planted(n=150, nuisance=20)
+    rng = np.random.default_rng(0)
+    deep = Table(tuple(f"T2W:cnn:{i}" for i in range(30)), rng.standard_normal((150, 30)))
+    both = table.join(deep)
+    steps = (Lasso(folds=5, on="radiomics"), Pca(8), Rfe(6))
+    selection = choose_features(steps, both.rows(np.arange(100)), labels[:100], seed=0)
+    assert len(selection.names) == 6
+    assert all(":radiomics:" in n or ":pca:" in n for n in selection.names)
+    projection = selection.projections["T2W"]
+    assert np.allclose(projection.mean, deep.values[:100].mean(axis=0))
+    again = choose_features(steps, both.rows(np.arange(100)), labels[:100], seed=0).take(both.rows(np.arange(100, 150)))
+    assert again.shape == (50, 6)
+
+
+def test_mrmr_keeps_so_many_of_each_sequence() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 2
+    names = tuple(f"{role}:cnn:{i}" for role in ("T1W", "DWI") for i in range(20))
+    chosen = choose_features((Mrmr(5),), Table(names, rng.standard_normal((80, 40))), labels, seed=0).names
+    assert [sum(n.startswith(role) for n in chosen) for role in ("T1W", "DWI")] == [5, 5]
+
+
+def test_nomogram_joins_clinical_values_and_serves_without_them() -> None:
+    table, labels = planted(n=250, nuisance=10)
+    rng = np.random.default_rng(1)
+    told = Table(("CLINICAL:value:max_tumour_diameter_mm",), (30 + 8 * labels + 8 * rng.standard_normal(250))[:, None])
+    recipe = replace(RECIPE, nomogram=("max_tumour_diameter_mm",))
+    system = fit(recipe, table.join(told), labels, seed=0)
+    assert system.decision.selection.names == (SCORE, *told.names)
+    assert system.imaging_only is system.score
+    joined, alone = (area(p, labels) for p in (system.predict(table.join(told)), system.score.predict(table)))  # type: ignore[union-attr]
+    assert joined > alone
+    missing = table.join(Table(told.names, np.where(np.arange(250) < 3, np.nan, told.values[:, 0])[:, None]))
+    with pytest.raises(CohortError, match="max_tumour_diameter_mm of every patient"):
+        fit(recipe, missing, labels, seed=0)
+
+
+def test_joint_network_answer_is_the_decision_and_its_own_is_imaging_only() -> None:
+    rng = np.random.default_rng(2)
+    labels = (rng.random(150) < 0.4).astype(np.int64)
+    dl, h = labels + rng.standard_normal(150), 2 * labels + rng.standard_normal(150)
+    names = ("CE_T1W:cnn:dl", "CE_T1W:cnn:h0", "CE_T1W:cnn:h1", "CE_T1W:cnn:h")
+    table = Table(names, np.column_stack([dl, h - 1, h + 1, h]))
+    system = fit(Recipe(classifiers=("LR",), nomogram=("node_positive",)), table.join(_status(150)), labels, seed=0)
+    assert system.decision.selection.names == ("CE_T1W:cnn:h",)
+    assert system.imaging_only is not None
+    assert system.imaging_only.selection.names == ("CE_T1W:cnn:dl",)
+
+
+def _status(n: int) -> Table:
+    return Table(("CLINICAL:value:node_positive",), np.zeros((n, 1)))
+
+
+def test_several_classes_get_probabilities_at_their_own_prevalence() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.choice([4, 6, 7], size=300, p=[0.2, 0.6, 0.2])
+    values = rng.standard_normal((300, 12))
+    for k, number in enumerate((4, 6, 7)):
+        values[labels == number, k] += 2.0
+    table = Table(tuple(f"T2W:radiomics:original_x_{i}" for i in range(12)), values)
+    system = fit(Recipe(steps=(Rank(6),), classifiers=("LR",), smote=True), table, labels, seed=0)
+    probabilities = system.predict(table)
+    assert system.decision.classes == (4, 6, 7)
+    assert np.allclose(probabilities.sum(axis=1), 1)
+    assert probabilities.mean(axis=0) == pytest.approx([0.2, 0.6, 0.2], abs=0.06)
+
+
+def test_calibrated_interval_and_conformal_sets_hold_what_they_promise() -> None:
+    table, labels = planted(n=400)
+    nested = Judge(RECIPE, Static(table), labels, 0).nested(repeats=1)
+    covered = nested.plausible[0][np.arange(400), labels]
+    for kind in (0, 1):
+        assert covered[labels == kind].mean() >= 0.9 - 3 * np.sqrt(0.9 * 0.1 / (labels == kind).sum())
+
+
+def test_printed_recipe_chooses_by_the_test_part_and_is_no_worse_for_it() -> None:
+    table, labels = planted(n=150)
+    several = replace(RECIPE, classifiers=("LR", "KNN", "SVM"))
+    answers = Judge(several, Static(table), labels, 0).as_printed()
+    areas = {name: area(answer.probabilities, labels[test]) for name, (test, answer) in answers.items()}
+    assert set(areas) == {"LR", "KNN", "SVM"}
+    assert all(len(test) == 45 for test, _ in answers.values())
+
+
+def test_sites_are_left_out_in_turn() -> None:
+    table, labels = planted(n=200)
+    sites = ["A" if i % 3 else "B" for i in range(200)]
+    found = Judge(RECIPE, Static(table), labels, 0).by_site(sites)
+    assert {name: len(where) for name, (where, _) in found.items()} == {"A": 133, "B": 67}
+    assert Judge(RECIPE, Static(table), labels, 0).by_site(["A"] * 200) == {}
+
+
+def test_calibration_recovers_the_log_odds_it_was_made_of() -> None:
+    table, labels = planted(n=600, nuisance=0)
+    p = Judge(RECIPE, Static(table), labels, 0).nested(repeats=1).probabilities[0]
+    assert p.mean() == pytest.approx(labels.mean(), abs=0.03)
+    assert np.isfinite(logit(p)).all()
