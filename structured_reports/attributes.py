@@ -11,12 +11,15 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from structured_reports import codes
 from structured_reports.context import ReportContext
-from structured_reports.source import copy_identity, fit_text
+from structured_reports.language import Messages
+from structured_reports.source import copy_identity, declared_character_set, fit_text
 from structured_reports.uids import ResultKey, derive_uid
 
 SEG_SERIES = 9101
 SR_SERIES = 9201
+GRAPHIC_SERIES = 9202
 SC_SERIES = 9301
+KEY_SLICE = "GRADCAM"  # fourth value of Image Type (0008,0008) of a capture that shows a source image
 _IMPLEMENTATION_CLASS_UID = derive_uid("implementation")
 
 
@@ -28,6 +31,8 @@ class Run:
     source: Dataset
     key: ResultKey
     model: str  # name and version of system and bundle, at most 64 characters
+    say: Messages  # in a language that the character set of the objects can hold
+    segmenter: str | None = None  # name and digest of the network that drew the region, where one did
 
     @property
     def when(self) -> datetime:
@@ -37,7 +42,11 @@ class Run:
     @property
     def device_uid(self) -> str:
         """UID of the processing device: a new one for every model (IHE AI Results)."""
-        return derive_uid("device", self.model, self.key.model_digest, self.context.station)
+        return self.device_uid_of(self.model)
+
+    def device_uid_of(self, model: str) -> str:
+        """Return the UID of one model of the bundle on this station."""
+        return derive_uid("device", model, self.key.model_digest, self.context.station)
 
     def instance_uid(self, kind: str, sop_class_uid: str) -> str:
         """Return the SOP Instance UID of one object."""
@@ -49,7 +58,7 @@ class Run:
 
     def text(self, words: str) -> str:
         """Return the words as the object's character set can hold them."""
-        return fit_text(words, str(self.source.get("SpecificCharacterSet", "")))
+        return fit_text(words, declared_character_set(self.source))
 
 
 def stamp(target: Dataset, run: Run, *, description: str) -> None:
@@ -66,7 +75,7 @@ def stamp(target: Dataset, run: Run, *, description: str) -> None:
     target.DeviceSerialNumber = run.context.station
     target.SoftwareVersions = [run.context.software_version, run.model]
     target.ContentQualification = "RESEARCH"
-    target.ContributingEquipmentSequence = [_equipment(run)]
+    target.ContributingEquipmentSequence = [_equipment(run, model) for model in (run.model, run.segmenter) if model]
     for element in target.iterall():
         if element.keyword == "DimensionOrganizationUID":
             element.value = derive_uid("dimension organization", target.SOPInstanceUID)
@@ -74,14 +83,14 @@ def stamp(target: Dataset, run: Run, *, description: str) -> None:
     target.preamble = b"\x00" * 128
 
 
-def _equipment(run: Run) -> Dataset:
-    """Return the item of Contributing Equipment Sequence (PS3.3 C.12.1) that names the model."""
+def _equipment(run: Run, model: str) -> Dataset:
+    """Return the item of Contributing Equipment Sequence (PS3.3 C.12.1) that names one model."""
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [codes.concept(codes.PROCESSING_EQUIPMENT)]
-    item.Manufacturer, item.ManufacturerModelName = run.context.manufacturer, run.model
+    item.Manufacturer, item.ManufacturerModelName = run.context.manufacturer, model[:64]
     item.DeviceSerialNumber = run.context.station
     item.SoftwareVersions = run.context.software_version
-    item.DeviceUID = run.device_uid
+    item.DeviceUID = run.device_uid_of(model)
     item.ContributionDateTime = run.when.strftime("%Y%m%d%H%M%S%z")  # a DT, unlike the dates above, can name its own zone
     return item
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pydicom import Dataset
 
 from pipelines.errors import ResultError
 from pipelines.types import Evidence, Prediction, Refusal
+from structured_reports import canvas
 from structured_reports.attributes import Run
 from structured_reports.capture import build_captures
 from structured_reports.check import check_objects
 from structured_reports.context import ReportContext
+from structured_reports.graphic import build_graphic
+from structured_reports.language import DEFAULT, Messages, load_messages
 from structured_reports.report import build_refusal_report, build_report
 from structured_reports.segmentation import build_segmentation
-from structured_reports.source import normalise_source
+from structured_reports.source import declare_utf_8, declared_character_set, fit_text, has_plain_identity, normalise_source
 from structured_reports.uids import ResultKey, digest_arrays
 
 
 def build_result(sources: Sequence[Dataset], prediction: Prediction, evidence: Evidence, context: ReportContext) -> list[Dataset]:
-    """Return the result objects in the order in which to send them: captures, segmentation, report.
+    """Return the result objects in the order in which to send them: captures, segmentation, graphic report, main report.
+
+    Ultrasound has no segmentation: without patient coordinates it would break viewers.
 
     Parameters
     ----------
@@ -34,20 +39,23 @@ def build_result(sources: Sequence[Dataset], prediction: Prediction, evidence: E
         An object cannot be built, or does not pass :func:`check_objects`.
     """
     roi_sources = evidence.volumes[evidence.roi.role].sources
-    run = Run(
-        context=context,
-        source=normalise_source(roi_sources[0]),
-        key=_key(roi_sources[0], sources, context, content=_content(evidence), model=prediction.bundle_digest),
-        model=f"{prediction.system} {prediction.bundle_version}"[:64],
+    run = _make_run(
+        roi_sources[0],
+        sources,
+        context,
+        content=_content(evidence),
+        model=(f"{prediction.system} {prediction.bundle_version}"[:64], prediction.bundle_digest),
+        segmenter=evidence.segmenter,
     )
     first = list({source.SOPInstanceUID: normalise_source(source) for source in roi_sources}.values())  # frames share their instance
     segmented = {source.SOPInstanceUID for source in first}
-    others = [normalise_source(source) for source in sources if source.SOPInstanceUID not in segmented]
+    unsegmented = _in_order(source for source in sources if source.SOPInstanceUID not in segmented)
+    references = [*first, *(normalise_source(source) for source in unsegmented)]
     captures = build_captures(prediction, evidence, run)
-    seg = build_segmentation(evidence, prediction, run)
-    report = build_report([*first, *others], prediction, evidence, run, seg=seg)
-    objects = [*captures, seg, report]
-    unsegmented = [source for source in sources if source.SOPInstanceUID not in segmented]
+    seg = None if evidence.frame else build_segmentation(evidence, prediction, run)
+    graphic = [build_graphic(references, prediction, evidence, run)] if context.graphic else []
+    report = build_report(references, prediction, evidence, run, seg=seg, others=[*graphic, *captures])
+    objects = [*captures, *([seg] if seg else []), *graphic, report]
     check_objects(objects, [*roi_sources, *unsegmented], identity=roi_sources[0])
     return objects
 
@@ -69,32 +77,59 @@ def build_refusal(sources: Sequence[Dataset], refusal: Refusal, context: ReportC
     same = [s for s in sources if all(s.get(k) == anchor.get(k) for k in ("PatientID", "StudyInstanceUID"))]
     words = "\x1f".join([refusal.system, refusal.code, str(refusal.failed), *refusal.reasons, "\x1e", *refusal.found])
     try:
-        run = Run(
-            context=context,
-            source=normalise_source(anchor),
-            key=_key(anchor, same, context, content=hashlib.sha256(words.encode()).hexdigest(), model=refusal.system),
-            model=refusal.system[:64],
-        )
-        objects = [build_refusal_report([normalise_source(source) for source in same], refusal, run)]
+        content = hashlib.sha256(words.encode()).hexdigest()
+        run = _make_run(anchor, same, context, content=content, model=(refusal.system[:64], refusal.system))
+        others = _in_order(source for source in same if source is not anchor)
+        objects = [build_refusal_report([normalise_source(source) for source in (anchor, *others)], refusal, run)]
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # highdicom's words may quote the patient; their kind does not
         raise ResultError(f"the refusal of {refusal.system} cannot be written: {type(error).__name__}") from error
     check_objects(objects, same, identity=anchor)
     return objects
 
 
+def _make_run(
+    anchor: Dataset,
+    sources: Sequence[Dataset],
+    context: ReportContext,
+    *,
+    content: str,
+    model: tuple[str, str],
+    segmenter: str | None = None,
+) -> Run:
+    """Return what the objects of one run have in common; ``model`` is its name and its digest."""
+    source = normalise_source(anchor)
+    say = _choose_words(source, context)
+    key = ResultKey(
+        study_instance_uid=str(anchor.StudyInstanceUID),
+        source_sop_instance_uids=tuple(sorted(str(source.SOPInstanceUID) for source in sources)),
+        content_digest=content,
+        model_digest=model[1],
+        software_version=context.software_version,
+        station=context.station,
+        version=context.version,
+        variant=" ".join([say.language, canvas.identify_font(say.language), str(context.graphic), str(context.bundle_status or "")]),
+    )
+    return Run(context=context, source=source, key=key, model=model[0], say=say, segmenter=segmenter)
+
+
+def _choose_words(source: Dataset, context: ReportContext) -> Messages:
+    """Return the words asked for where the character set has their letters, or can be UTF-8 without a byte of the identity changing."""
+    say = load_messages(context.language)
+    letters = "".join(sorted(set("".join(say.table.values()))))
+    if fit_text(letters, declared_character_set(source)) == letters:
+        return say
+    if has_plain_identity(source):
+        declare_utf_8(source)
+        return say
+    return load_messages(DEFAULT)
+
+
+def _in_order(sources: Iterable[Dataset]) -> list[Dataset]:
+    """Return the sources in an order that does not depend on how they arrived: equal UIDs must mean equal bytes."""
+    return sorted(sources, key=lambda source: str(source.SOPInstanceUID))
+
+
 def _content(evidence: Evidence) -> str:
     """Return a digest of pixels and roi, and of the clinical values where there are some."""
     pixels = digest_arrays([evidence.roi.volume.array, *(image.volume.array for image in evidence.volumes.values())])
     return "\x1f".join([pixels, *sorted(f"{v.name}={v.value!r} {v.source}" for v in evidence.clinical)])
-
-
-def _key(anchor: Dataset, sources: Sequence[Dataset], context: ReportContext, *, content: str, model: str) -> ResultKey:
-    return ResultKey(
-        study_instance_uid=str(anchor.StudyInstanceUID),
-        source_sop_instance_uids=tuple(sorted(str(source.SOPInstanceUID) for source in sources)),
-        content_digest=content,
-        model_digest=model,
-        software_version=context.software_version,
-        station=context.station,
-        version=context.version,
-    )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import hashlib
+import re
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from structured_reports.language import DEFAULT, Messages, load_messages
 from structured_reports.source import fit_text
 
 Colour = tuple[int, int, int]
@@ -24,6 +28,17 @@ OUTLINE: Colour = (0, 229, 238)
 
 # Viridis at equal steps from 0 to 1: perceptually uniform, safe for colour-blind readers.
 _VIRIDIS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], dtype=float)
+# Pillow's own font has Latin letters. Others come from a font of the system, where there is one: Debian's fonts-wqy-microhei,
+# fonts-wqy-zenhei, fonts-noto-cjk.
+_FONTS = {
+    "zh": (
+        Path("/usr/share/fonts/truetype/wqy/wqy-microhei.ttc"),
+        Path("/usr/share/fonts/truetype/wqy/wqy-zenhei.ttc"),
+        Path("/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc"),
+    )
+}
+_LATIN = "ISO_IR 100"
+_PIECES = re.compile(r"[^\s\u2e80-\uffef]+\s*|[\u2e80-\uffef]\s*")  # words; of scripts without spaces single letters
 
 
 def colour_map(values: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -32,18 +47,47 @@ def colour_map(values: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.stack([np.interp(values, steps, _VIRIDIS[:, channel]) for channel in range(3)], axis=-1)
 
 
-@lru_cache
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return Pillow's own scalable font: the same letters on every machine."""
-    return ImageFont.load_default(size=size)
+def drawable(say: Messages) -> Messages:
+    """Return the words if this machine has a font with their letters, else the English ones."""
+    latin = all(fit_text(words, _LATIN) == words for words in say.table.values())
+    return say if latin or _font_file(say.language) else load_messages(DEFAULT)
+
+
+@cache
+def identify_font(language: str) -> str:
+    """Return what tells the font of a language's pages from others: a digest of its file, empty for Pillow's own."""
+    path = _font_file(language)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
+
+
+@cache
+def _font_file(language: str) -> Path | None:
+    return next((path for path in _FONTS.get(language, ()) if path.is_file()), None)
+
+
+@cache
+def font(size: int, language: str = DEFAULT) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return a language's font: Pillow's own scalable one, the same on every machine, where that has the letters."""
+    path = _font_file(language)
+    return ImageFont.truetype(str(path), size) if path else ImageFont.load_default(size=size)
 
 
 class Page:
     """A page under construction; all lengths are pixels from the upper left corner."""
 
-    def __init__(self, width: int, height: int) -> None:
+    def __init__(self, width: int, height: int, language: str = DEFAULT) -> None:
         self.image = Image.new("RGB", (width, height), BACKGROUND)
         self.draw = ImageDraw.Draw(self.image)
+        self._language = language
+
+    def _fit(self, words: str) -> str:
+        """Return one line without the letters that the font lacks."""
+        line = " ".join(words.split())
+        return line if _font_file(self._language) else fit_text(line, _LATIN)
+
+    def width(self, words: str, *, size: int) -> float:
+        """Return how wide a line becomes."""
+        return float(font(size, self._language).getlength(self._fit(words)))
 
     def text(
         self,
@@ -58,28 +102,28 @@ class Page:
     ) -> float:
         """Write one line, shortened to ``width``, with a black ``halo`` where it lies on an image; return how wide it became.
 
-        The font has Latin letters only; others become question marks.
+        Letters that the font lacks become question marks.
         """
-        line = " ".join(fit_text(words, "ISO_IR 100").split())
-        if width is not None and font(size).getlength(line) > width:
-            while line and font(size).getlength(line + "...") > width:
+        line, letters = self._fit(words), font(size, self._language)
+        if width is not None and letters.getlength(line) > width:
+            while line and letters.getlength(line + "...") > width:
                 line = line[:-1]
             line = line.rstrip() + "..."
-        self.draw.text(xy, line, font=font(size), fill=colour, anchor=anchor, stroke_width=halo, stroke_fill=(0, 0, 0))
-        return float(font(size).getlength(line))
+        self.draw.text(xy, line, font=letters, fill=colour, anchor=anchor, stroke_width=halo, stroke_fill=(0, 0, 0))
+        return float(letters.getlength(line))
 
     def paragraph(self, xy: tuple[float, float], words: str, *, size: int, width: float, lines: int, colour: Colour = TEXT) -> float:
         """Write words into at most ``lines`` lines; return the y below them."""
         x, y = xy
-        rest = fit_text(words, "ISO_IR 100").split()
+        rest = _PIECES.findall(self._fit(words))
         for number in range(1, lines + 1):
             if not rest:
                 break
             count = 1
-            while count < len(rest) and font(size).getlength(" ".join(rest[: count + 1])) <= width:
+            while count < len(rest) and self.width("".join(rest[: count + 1]), size=size) <= width:
                 count += 1
             line, rest = (rest, []) if number == lines else (rest[:count], rest[count:])
-            self.text((x, y), " ".join(line), size=size, colour=colour, width=width)
+            self.text((x, y), "".join(line), size=size, colour=colour, width=width)
             y += size * 1.35
         return y
 

@@ -2,52 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from pipelines.types import Evidence, Prediction, SeriesRole
+from pipelines.types import Evidence, Prediction
 from structured_reports import codes, wording
-from structured_reports.attributes import SC_SERIES, Run, stamp
+from structured_reports.attributes import KEY_SLICE, SC_SERIES, Run, stamp
+from structured_reports.canvas import drawable
+from structured_reports.classes import draw_classes
 from structured_reports.heatmap import draw_heatmap
-from structured_reports.report import key_slice
-from structured_reports.source import frame_numbers, normalise_source
+from structured_reports.images import key_image, key_slice
+from structured_reports.nomogram import draw_nomogram
+from structured_reports.quality import judge
+from structured_reports.source import frame_numbers
 from structured_reports.summary import draw_summary
+from structured_reports.waterfall import draw_waterfall
 
 _LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 
 
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """One page: what it is among the run's objects, its pixels, the image it refers to, and whether that image is in it."""
+
+    kind: str
+    pixels: NDArray[np.uint8]
+    words: str
+    source: Dataset
+    shows_source: bool = False
+
+
 def build_captures(prediction: Prediction, evidence: Evidence, run: Run) -> list[Dataset]:
-    """Return the summary page and, per sequence with an activation map, the Grad-CAM page of its key slice."""
-    pages = [
-        _capture(draw_summary(prediction, evidence, run.context), run, kind="summary", number=1, image_type=("AI", "SUMMARY")),
-    ]
-    pages[0].SourceImageSequence = [_reference(_key_source(evidence, evidence.roi.role))]
-    pages[0].DerivationDescription = "Summary page of all results; no patient text"
-    for number, role in enumerate(evidence.activation_maps, start=2):
-        pixels = draw_heatmap(prediction, evidence, role=role, index=key_slice(evidence, role))
-        page = _capture(pixels, run, kind=f"gradcam {role}", number=number, image_type=("AI", "GRADCAM"))
-        source = _key_source(evidence, role)
-        page.SourceImageSequence = [_reference(source)]
-        page.DerivationDescription = f"Grad-CAM of the {role} network over the slice on which the region is largest"
-        for keyword in _LOSSY:
-            if keyword in source:
-                page[keyword] = source[keyword]
-        page.BurnedInAnnotation = "YES" if source.get("BurnedInAnnotation") == "YES" else "NO"
-        pages.append(page)
-    status = prediction.bundle_status
-    what = "Grad-CAM" if evidence.activation_maps else "summary"
-    description = wording.series_description(prediction.finding, what, version=run.context.version, status=status)
-    for page in pages:
-        page.DerivationDescription = wording.mark(status) + page.DerivationDescription
+    """Return the pages: summary, classes, nomogram, waterfall, and the key slice of every sequence that has an activation map.
+
+    The key slice of the sequence that carries the region is always among them: for ultrasound it is what shows the outline everywhere.
+    """
+    status, version = prediction.bundle_status, run.context.version
+    description = wording.series_description(prediction.finding, "pages", version=version, status=status)
+    captures = []
+    for number, drawn in enumerate(_draw(prediction, evidence, run), start=1):
+        page = _capture(drawn.pixels, run, kind=drawn.kind, number=number, shows_source=drawn.shows_source)
+        page.SourceImageSequence = [_reference(drawn.source)]
+        page.DerivationDescription = wording.mark(status) + drawn.words
+        if drawn.shows_source:
+            for keyword in (k for k in _LOSSY if k in drawn.source):
+                page[keyword] = drawn.source[keyword]
+            page.BurnedInAnnotation = _burned_in(drawn.source)
         stamp(page, run, description=description)
-    return pages
+        captures.append(page)
+    return captures
 
 
-def _capture(pixels: NDArray[np.uint8], run: Run, *, kind: str, number: int, image_type: Sequence[str]) -> Dataset:
+def _draw(prediction: Prediction, evidence: Evidence, run: Run) -> Iterator[_Drawn]:
+    say, context, anchor = drawable(run.say), run.context, key_image(evidence, evidence.roi.role)
+    summary = draw_summary(prediction, evidence, context, say=say, flags=judge(prediction, evidence, run.source, say).flags)
+    yield _Drawn("summary", summary, "Summary page of all results; no patient text", anchor)
+    if any(o.kind in ("class", "axis") for o in prediction.outcomes):
+        yield _Drawn("classes", draw_classes(prediction, context, say=say), "Probabilities of all classes", anchor)
+    if evidence.nomogram:
+        yield _Drawn("nomogram", draw_nomogram(prediction, evidence, context, say=say), "Nomogram with this patient's points", anchor)
+    if evidence.contributions and all(math.isfinite(c.log_odds) for c in evidence.contributions):
+        words = "Waterfall of Shapley values from the average case to this one"
+        yield _Drawn("waterfall", draw_waterfall(prediction, evidence, context, say=say), words, anchor)
+    for role in dict.fromkeys((*evidence.activation_maps, evidence.roi.role)):
+        pixels = draw_heatmap(prediction, evidence, role=role, index=key_slice(evidence, role), say=say)
+        mapped = role in evidence.activation_maps
+        words = f"{f'Grad-CAM of the {role} network' if mapped else f'Region on {role}'} over the slice on which the region is largest"
+        yield _Drawn(f"slice {role}", pixels, words, key_image(evidence, role), shows_source=True)
+
+
+def _burned_in(source: Dataset) -> str:
+    """Tell whether a picture of the source may show who the patient is: ultrasound often does, and rarely says so."""
+    return str(source.get("BurnedInAnnotation") or ("YES" if source.Modality == "US" else "NO"))
+
+
+def _capture(pixels: NDArray[np.uint8], run: Run, *, kind: str, number: int, shows_source: bool) -> Dataset:
     """Return the page, ``pixels`` of shape (rows, columns, 3), as a Secondary Capture without its source reference."""
     page = Dataset()
     page.SOPClassUID = SecondaryCaptureImageStorage
@@ -56,7 +91,7 @@ def _capture(pixels: NDArray[np.uint8], run: Run, *, kind: str, number: int, ima
     page.SeriesNumber, page.InstanceNumber, page.Modality = SC_SERIES, number, "OT"
     page.BodyPartExamined = "PELVIS"  # unpaired: without it, Laterality would be required
     page.ConversionType = "WSD"
-    page.ImageType = ["DERIVED", "SECONDARY", *image_type]
+    page.ImageType = ["DERIVED", "SECONDARY", "AI", KEY_SLICE if shows_source else kind.upper()]
     page.PatientOrientation = ""
     page.DateOfSecondaryCapture, page.TimeOfSecondaryCapture = run.when.strftime("%Y%m%d"), run.when.strftime("%H%M%S")
     page.BurnedInAnnotation, page.RecognizableVisualFeatures = "NO", "NO"
@@ -66,10 +101,6 @@ def _capture(pixels: NDArray[np.uint8], run: Run, *, kind: str, number: int, ima
     page.PixelData = pixels.tobytes()
     page["PixelData"].VR = "OB"
     return page
-
-
-def _key_source(evidence: Evidence, role: SeriesRole) -> Dataset:
-    return normalise_source(evidence.volumes[role].sources[key_slice(evidence, role)])
 
 
 def _reference(source: Dataset) -> Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -13,11 +13,14 @@ from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage
 
 from pipelines.errors import ResultError
 from pipelines.types import FloatArray
-from structured_reports.source import IDENTITY, name_bytes, normalise_source
+from structured_reports import codes
+from structured_reports.attributes import KEY_SLICE
+from structured_reports.source import IDENTITY, declared_character_set, has_plain_identity, name_bytes, normalise_source
 
 _GEOMETRY_TOLERANCE = 1e-3  # mm, or a direction cosine's difference
 _PATIENT_AND_STUDY = ("PatientID", "StudyInstanceUID")
 _NAMES = ("PatientName", "ReferringPhysicianName")
+_MEASUREMENT_GROUP = "125007"  # DCM, TID 1501, 1410, 1411
 _MAX_UID = 64  # characters, PS3.5 9.1
 
 
@@ -25,8 +28,8 @@ def check_objects(objects: Sequence[Dataset], sources: Sequence[Dataset], *, ide
     """Hold every object against its sources and the others.
 
     Patient and study equal those of ``identity`` (names byte by byte), every referenced instance is a source or one of the objects, the
-    segmentation has the geometry of its source, numbers are finite, the research flags stand, nothing private is in it, and it can be
-    encoded.
+    segmentation has the geometry of its source, outlines lie within their image, numbers are finite, the research flags stand, nothing
+    private is in it, and it can be encoded.
 
     Parameters
     ----------
@@ -58,7 +61,9 @@ def check_objects(objects: Sequence[Dataset], sources: Sequence[Dataset], *, ide
         if d.SOPClassUID == SegmentationStorage:
             _check_segmentation(d, normalised)
         elif d.SOPClassUID == SecondaryCaptureImageStorage:
-            _check_capture(d)
+            _check_capture(d, normalised)
+        elif d.Modality == "SR":
+            _check_report(d, normalised)
         _check_encoding(d)
     _check_tracking(objects)
 
@@ -68,7 +73,9 @@ def _fail(d: Dataset, attribute: str, problem: str) -> ResultError:
 
 
 def _check_identity(d: Dataset, source: Dataset) -> None:
-    for keyword in ("SpecificCharacterSet", *IDENTITY):
+    if declared_character_set(d) != declared_character_set(source) and not has_plain_identity(source):
+        raise _fail(d, "SpecificCharacterSet", "differs from the source, whose text is not plain ASCII")
+    for keyword in IDENTITY:
         if d.get(keyword) != source.get(keyword):
             raise _fail(d, keyword, "differs from the source")
     for keyword in _NAMES:
@@ -123,6 +130,8 @@ def _check_segmentation(d: Dataset, sources: Sequence[Dataset]) -> None:
     if not slices:
         raise _fail(d, "ReferencedSeriesSequence", f"names {series}, which is no source")
     first = slices[0]
+    if not first.get("FrameOfReferenceUID"):
+        raise _fail(d, "FrameOfReferenceUID", "is unknown: viewers break on a segmentation without patient coordinates")
     for keyword in ("Rows", "Columns", "FrameOfReferenceUID"):
         if d.get(keyword) != first.get(keyword):
             raise _fail(d, keyword, "differs from the source")
@@ -140,7 +149,41 @@ def _close(a: Iterable[float], b: Iterable[float] | FloatArray) -> bool:
     return bool(np.allclose(np.asarray(list(a), dtype=float), np.asarray(list(b), dtype=float), atol=_GEOMETRY_TOLERANCE))
 
 
-def _check_capture(d: Dataset) -> None:
+def _check_report(d: Dataset, sources: Sequence[Dataset]) -> None:
+    """Every group of a graphic report has a closed outline within its image: OHIF shows nothing of a report with one that has none."""
+    graphic = d.ConceptNameCodeSequence[0].CodeValue == codes.GRAPHIC_TITLE.value
+    images = {str(s.SOPInstanceUID): s for s in sources}
+    for group in _find(d, lambda item: item.get("ValueType") == "CONTAINER" and _concept(item) == _MEASUREMENT_GROUP):
+        outlines = list(_find(group, lambda item: item.get("ValueType") == "SCOORD"))
+        if graphic and not outlines:
+            raise _fail(d, "a measurement group", "of a graphic report has no outline")
+        for outline in outlines:
+            _check_outline(d, outline, images)
+
+
+def _check_outline(d: Dataset, outline: Dataset, images: Mapping[str, Dataset]) -> None:
+    points = np.asarray(outline.GraphicData, dtype=float).reshape(-1, 2)
+    image = images.get(str(outline.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID))
+    if image is None:
+        raise _fail(d, "GraphicData", "lies on no source image")
+    if (points < 0).any() or (points > (int(image.Columns), int(image.Rows))).any():
+        raise _fail(d, "GraphicData", "leaves its image")
+    if not np.array_equal(points[0], points[-1]):
+        raise _fail(d, "GraphicData", "is no closed outline")
+
+
+def _find(item: Dataset, wanted: Callable[[Dataset], bool]) -> Iterator[Dataset]:
+    for child in item.get("ContentSequence", []):
+        if wanted(child):
+            yield child
+        yield from _find(child, wanted)
+
+
+def _concept(item: Dataset) -> str:
+    return str(item.ConceptNameCodeSequence[0].CodeValue) if item.get("ConceptNameCodeSequence") else ""
+
+
+def _check_capture(d: Dataset, sources: Sequence[Dataset]) -> None:
     if (d.PhotometricInterpretation, d.BitsStored, d.SamplesPerPixel) != ("RGB", 8, 3):
         raise _fail(d, "PhotometricInterpretation", "is not 8-bit RGB")
     if len(d.PixelData) != d.Rows * d.Columns * 3:
@@ -148,6 +191,11 @@ def _check_capture(d: Dataset) -> None:
     for keyword in ("BurnedInAnnotation", "SourceImageSequence"):
         if not d.get(keyword):
             raise _fail(d, keyword, "is missing")
+    shown = {i.ReferencedSOPInstanceUID for i in d.SourceImageSequence} if d.ImageType[3] == KEY_SLICE else set()
+    for source in (s for s in sources if s.SOPInstanceUID in shown):
+        for keyword, worst in (("LossyImageCompression", "01"), ("BurnedInAnnotation", "YES")):
+            if source.get(keyword) == worst != d.get(keyword):
+                raise _fail(d, keyword, f"is not {worst}, although it shows a source image that is")
 
 
 def _check_encoding(d: Dataset) -> None:

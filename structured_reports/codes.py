@@ -12,13 +12,13 @@ import zlib
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept
 
-from pipelines.types import Code, RoiOrigin, SeriesRole
+from pipelines.types import Code, Outcome, RoiOrigin, SeriesRole
 
 PRIVATE = "99CERVINODE"
 MAX_MEANING = 64  # characters, VR LO, PS3.5 6.2
 
 TITLE = Code("126001", "DCM", "Oncology Measurement Report")  # CID 7021
-ENGLISH = Code("en", "RFC5646", "English")
+GRAPHIC_TITLE = Code("126000", "DCM", "Imaging Measurement Report")
 PROCEDURE_MR = Code("126020", "DCM", "Multiparametric MRI")  # CID 100
 PROCEDURE_US = Code("24869-0", "LN", "US Pelvis")
 COMMENT = Code("121106", "DCM", "Comment")
@@ -34,6 +34,8 @@ MODALITIES = {
     "MR": Code("MR", "DCM", "Magnetic Resonance"),  # CID 29
     "US": Code("US", "DCM", "Ultrasound"),
 }
+B_VALUE = Code("113240", "DCM", "Source image diffusion b-value")
+PULSE_SEQUENCE = Code("128230", "DCM", "Pulse Sequence Name")
 SERIES_ROLE = Code("ROLE", PRIVATE, "Role of the series")
 ROLES = {
     SeriesRole.T1W: Code("110804", "DCM", "T1 Weighted MR Signal Intensity"),  # CID 7180
@@ -52,20 +54,48 @@ NEOPLASM_PRIMARY = Code("372087000", "SCT", "Neoplasm, Primary")  # CID 7151
 FINDING_TYPES = {  # of the finding, by its private code
     "P.OLNM": Code("14799000", "SCT", "Neoplasm, Secondary"),
     "P.LNM": Code("14799000", "SCT", "Neoplasm, Secondary"),
+    "P.PLNM": Code("14799000", "SCT", "Neoplasm, Secondary"),
     "P.LVSI": Code("371512006", "SCT", "Lymphatic or small blood vessel invasion by tumor"),
 }
 
 PERCENT = Code("%", "UCUM", "Percent")
 NO_UNITS = Code("1", "UCUM", "no units")
+MM = Code("mm", "UCUM", "millimeter")
+MM2_PER_S = Code("mm2/s", "UCUM", "square millimeter per second")
+S_PER_MM2 = Code("s/mm2", "UCUM", "second per square millimeter")
+PIXELS = Code("{pixels}", "UCUM", "pixels")
+LENGTHS = frozenset({"mm", "cm", "mm2", "cm2", "mm3", "cm3", "ml"})  # units that need a calibrated image
 THRESHOLD = Code("THRESHOLD", PRIVATE, "Decision threshold of the probability")
 CALL = Code("CALL", PRIVATE, "Call of the model at its threshold")
+CLASS = Code("CLASS", PRIVATE, "Most probable class")
+ICD_O = {  # ICD-O-3 morphology of the classes of histotype_mri, where it has the combination of size, keratin and histology
+    "P.HIST.2": Code("8073/3", "ICDO3", "Squamous cell carcinoma, small cell, nonkeratinizing"),
+    "P.HIST.4": Code("8071/3", "ICDO3", "Squamous cell carcinoma, large cell, keratinizing"),
+    "P.HIST.6": Code("8072/3", "ICDO3", "Squamous cell carcinoma, large cell, nonkeratinizing"),
+}
+UNPREDICTABLE = Code("UNPREDICTABLE", PRIVATE, "Class that the model cannot predict")
+LIMIT = Code("LIMIT", PRIVATE, "Limit of the statement")
+POINTS = Code("POINTS", PRIVATE, "Nomogram, total points")
 RISK = Code("RISK", PRIVATE, "Predicted risk category")
 LOW_RISK = Code("75976002", "SCT", "Low Risk")  # CID 3118
 MODERATE_RISK = Code("25594002", "SCT", "Moderate Risk")
 HIGH_RISK = Code("15508007", "SCT", "High Risk")
 
-METHODS = {"118565006": Code("126030", "DCM", "Sum of segmented voxel method for volume")}  # by measurement, CID 7474
-DERIVATIONS = {"113041": Code("373098007", "SCT", "Mean")}  # by measurement, CID 7464
+LONG_AXIS = Code("103339001", "SCT", "Long axis")  # CID 7470
+SHORT_AXIS = Code("103340004", "SCT", "Short axis")
+ADC = Code("113041", "DCM", "Apparent Diffusion Coefficient")
+LARGEST_SECTION = Code("M.SECTION", PRIVATE, "On the slice on which the region is largest")
+METHODS = {  # by measurement
+    "118565006": Code("126030", "DCM", "Sum of segmented voxel method for volume"),  # CID 7474
+    "L0JK": Code("M.MESH", PRIVATE, "Largest distance between vertices of the surface mesh"),
+    "103339001": LARGEST_SECTION,
+    "103340004": LARGEST_SECTION,
+    "113041": Code("M.VOXELS", PRIVATE, "Over all voxels of the region"),
+}
+DERIVATIONS = {  # by measurement, CID 7464
+    "113041": Code("373098007", "SCT", "Mean"),
+    "103339001": Code("56851009", "SCT", "Maximum"),
+}
 
 RUN_STATUS = Code("111017", "DCM", "CAD Processing and Findings Summary")
 ALL_WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")  # CID 6047
@@ -74,10 +104,17 @@ SOME_WITH_FINDINGS = Code("111244", "DCM", "Not all algorithms succeeded; with f
 NONE_SUCCEEDED = Code("111245", "DCM", "No algorithms succeeded; without findings")
 SERIES_QUALITY = Code("130550", "DCM", "Imaging Series Quality")
 LIMITED_QUALITY = Code("RID13", "RADLEX", "Limited quality")  # CID 7036
+NON_DIAGNOSTIC_QUALITY = Code("RID14", "RADLEX", "Non-diagnostic quality")
+QUALITY_FINDING = Code("111052", "DCM", "Quality Finding")
+MISSING_B_VALUE = Code("130583", "DCM", "Expected b-value is missing")  # CID 6315
+MISSING_ADC = Code("130585", "DCM", "Expected ADC map is missing")
+INCOMPLETE_COVERAGE = Code("130576", "DCM", "Anatomy coverage incomplete")
+UNREADABLE = frozenset({"BAD_GEOMETRY", "UNDECODABLE_PIXELS"})  # refusals for which the images are of no use here
 ROI_ORIGIN = Code("ROI", PRIVATE, "Origin of the region of interest")
 ROI_ORIGINS = {
     RoiOrigin.SEG: Code("ROI.SEG", PRIVATE, "Received with the study as a segmentation"),
     RoiOrigin.RTSTRUCT: Code("ROI.RTSTRUCT", PRIVATE, "Received with the study as an RT structure set"),
+    RoiOrigin.SCOORD: Code("ROI.SCOORD", PRIVATE, "Received with the study as an outline in a report"),
     RoiOrigin.MODEL: Code("ROI.MODEL", PRIVATE, "Drawn by a segmentation network, unchecked"),
 }
 ROI_NOTE = Code("ROI.NOTE", PRIVATE, "Region of interest")
@@ -85,6 +122,7 @@ FLAG = Code("FLAG", PRIVATE, "Flag")
 OMITTED = Code("OMITTED", PRIVATE, "Measurement omitted")
 MODEL = Code("MODEL", PRIVATE, "Model")
 SEGMENTER = Code("SEGMENTER", PRIVATE, "Segmentation network")
+NOMOGRAM = Code("NOMOGRAM", PRIVATE, "Nomogram line")
 CLINICAL = Code("CLINICAL", PRIVATE, "Clinical value used")
 
 REASON = Code("REASON", PRIVATE, "Reason")
@@ -99,6 +137,7 @@ REFUSALS = {
     "MISSING_CLINICAL": Code("R.CLINICAL", PRIVATE, "A required clinical value is not known"),
     "INCOMPLETE": Code("R.INCOMPLETE", PRIVATE, "The study is not complete"),
     "MIXED_PATIENTS": Code("R.PATIENTS", PRIVATE, "Images of several patients in one study"),
+    "NOT_APPLICABLE": Code("R.APPLICABLE", PRIVATE, "The system was not made for patients like this one"),
 }
 REFUSAL_OTHER = Code("R.FAILURE", PRIVATE, "The analysis failed for a technical reason")
 
@@ -106,7 +145,7 @@ REFUSAL_OTHER = Code("R.FAILURE", PRIVATE, "The analysis failed for a technical 
 def scheme_identification() -> CodingSchemeIdentificationItem:
     """Return the item that identifies the private scheme."""
     return CodingSchemeIdentificationItem(
-        designator=PRIVATE, name="Cervinode private codes", version="1", responsible_organization="Cervinode project"
+        designator=PRIVATE, name="Cervinode private codes", version="2", responsible_organization="Cervinode project"
     )
 
 
@@ -130,8 +169,19 @@ def upper_bound(finding: Code) -> Code:
     return Code(f"{finding.value}.HI", PRIVATE, f"{stem(finding)} probability, upper bound")
 
 
+def outcome_probability(finding: Code, outcome: Outcome) -> Code:
+    """Return the concept of the probability of a class, an axis or an assumption.
+
+    An axis or assumption with a private code is that concept itself. A class's code names the class, and several may share one.
+    """
+    if outcome.kind != "class" and outcome.code.scheme == PRIVATE:
+        return outcome.code
+    checksum = zlib.crc32(f"{finding.value}|{outcome.kind}|{outcome.words}".encode())
+    return Code(f"P.{checksum:08X}", PRIVATE, f"Probability of {outcome.words}"[:MAX_MEANING])
+
+
 def call_value(finding: Code, call: str, words: str) -> Code:
-    """Return a call, ``positive`` or ``negative``, as the system words it."""
+    """Return a call, ``positive``, ``negative`` or ``withheld``, as the system words it."""
     return Code(f"{stem(finding)}.{call[:3].upper()}", PRIVATE, words[:MAX_MEANING])
 
 

@@ -11,7 +11,8 @@ from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 
 from pipelines.spec import PipelineSpec
-from pipelines.types import OUR_MODEL_NAME
+from pipelines.types import OUR_MODEL_NAME, BundleStatus
+from structured_reports.language import DEFAULT
 
 _OFFSET = re.compile(r"([+-])(\d\d)(\d\d)$")
 
@@ -50,7 +51,13 @@ class ReportContext:
     predecessor
         The SR of the version before, where there is one.
     sr_class_uid
-        Comprehensive 3D, Comprehensive or Enhanced SR; the content is the same in all three.
+        Comprehensive 3D, Comprehensive or Enhanced SR of the main report; the content is the same in all three.
+    language
+        Language of sentences and captures (RFC 5646), one of :func:`structured_reports.language.languages`.
+    graphic
+        Whether the report with the contour on the key slice is made.
+    bundle_status
+        Status of the bundle that was to be used, for a refusal; a prediction brings its own.
     """
 
     spec: PipelineSpec
@@ -59,6 +66,9 @@ class ReportContext:
     version: int = 1
     predecessor: Predecessor | None = None
     sr_class_uid: str = Comprehensive3DSRStorage
+    language: str = DEFAULT
+    graphic: bool = True
+    bundle_status: BundleStatus | None = None
     manufacturer: str = "Cervinode project"
     model_name: str = OUR_MODEL_NAME
     software_version: str = field(default_factory=lambda: installed_version("cervinode"))

@@ -10,8 +10,9 @@ from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage
 
 from pipelines.errors import ResultError
+from pipelines.types import Code
 from structured_reports import codes
-from structured_reports.attributes import SR_SERIES, Run, stamp
+from structured_reports.attributes import Run, stamp
 from structured_reports.source import carrier
 
 
@@ -31,9 +32,16 @@ _CLASSES: dict[str, Any] = {
     )
 }
 
+_GRAPHIC_CLASSES = {Comprehensive3DSRStorage: ComprehensiveSRStorage}  # 2D coordinates need no more, and more receivers take it
+
 
 def build_root(
-    run: Run, groups: list[sr.MeasurementsAndQualitativeEvaluations], *, notice: str, library: sr.ContainerContentItem | None
+    run: Run,
+    groups: list[sr.MeasurementsAndQualitativeEvaluations],
+    *,
+    title: Code,
+    notice: str,
+    library: sr.ContainerContentItem | None,
 ) -> Dataset:
     """Return the root of TID 1500 around measurement groups and, where there is one, an image library.
 
@@ -55,8 +63,10 @@ def build_root(
         observation_context=sr.ObservationContext(observer_device_context=observer),
         procedure_reported=codes.concept(codes.PROCEDURE_US if modality == "US" else codes.PROCEDURE_MR),
         imaging_measurements=groups,
-        title=codes.concept(codes.TITLE),
-        language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(codes.concept(codes.ENGLISH)),
+        title=codes.concept(title),
+        language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(
+            sr.CodedConcept(run.say.language, "RFC5646", run.say.name)
+        ),
     )
     root: Dataset = report[0]
     comment = sr.TextContentItem(codes.concept(codes.COMMENT), run.text(notice), sr.RelationshipTypeValues.CONTAINS)
@@ -66,8 +76,13 @@ def build_root(
     return root
 
 
-def build_document(root: Dataset, evidence: Sequence[Dataset], run: Run, *, description: str) -> Dataset:
+def build_document(
+    root: Dataset, evidence: Sequence[Dataset], run: Run, *, kind: str, series_number: int, description: str, graphic: bool = False
+) -> Dataset:
     """Return the SR document around its content, every container SEPARATE.
+
+    ``kind`` names the document among the objects of the run. A ``graphic`` one is a Comprehensive SR where the main one is of a class
+    that is wider, and has no predecessor: viewers show only the last of a series, and the main report tells of versions.
 
     Raises
     ------
@@ -77,27 +92,33 @@ def build_document(root: Dataset, evidence: Sequence[Dataset], run: Run, *, desc
     context = run.context
     if context.sr_class_uid not in _CLASSES:
         raise ResultError(f"no structured report is written as SOP class {context.sr_class_uid}")
-    previous = None
-    if context.predecessor:
-        old = Dataset()
-        old.StudyInstanceUID, old.SeriesInstanceUID = run.source.StudyInstanceUID, context.predecessor.series_instance_uid
-        old.SOPClassUID, old.SOPInstanceUID = context.predecessor.sop_class_uid, context.predecessor.sop_instance_uid
-        previous = [old]
-    document = _CLASSES[context.sr_class_uid](
+    sop_class_uid = _GRAPHIC_CLASSES.get(context.sr_class_uid, context.sr_class_uid) if graphic else context.sr_class_uid
+    document = _CLASSES[sop_class_uid](
         evidence=[carrier(evidence[0]), *evidence[1:]],
         content=root,
-        series_instance_uid=run.series_uid("sr_main", context.sr_class_uid),
-        series_number=SR_SERIES,
-        sop_instance_uid=run.instance_uid("sr_main", context.sr_class_uid),
+        series_instance_uid=run.series_uid(kind, sop_class_uid),
+        series_number=series_number,
+        sop_instance_uid=run.instance_uid(kind, sop_class_uid),
         instance_number=1,
         manufacturer=context.manufacturer,
         is_complete=True,
         coding_schemes=[codes.scheme_identification()],
         requested_procedures=run.source.get("ReferencedRequestSequence"),
-        previous_versions=previous,
+        previous_versions=None if graphic else _predecessor(run),
     )
     for element in document.iterall():
         if element.keyword == "ContinuityOfContent":
             element.value = "SEPARATE"
     stamp(document, run, description=description)
     return document
+
+
+def _predecessor(run: Run) -> list[Dataset] | None:
+    """Return what names the report that this one replaces."""
+    before = run.context.predecessor
+    if before is None:
+        return None
+    old = Dataset()
+    old.StudyInstanceUID, old.SeriesInstanceUID = run.source.StudyInstanceUID, before.series_instance_uid
+    old.SOPClassUID, old.SOPInstanceUID = before.sop_class_uid, before.sop_instance_uid
+    return [old]

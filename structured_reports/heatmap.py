@@ -1,4 +1,4 @@
-"""The Grad-CAM page of one sequence: the key slice as it is, beside it the same with the map and the outline of the region."""
+"""The page of one sequence: the key slice as it is, beside it the same with the activation map, where there is one, and the outline."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from PIL import Image, ImageFilter
 from pipelines.types import Evidence, FloatArray, Prediction, SeriesRole
 from structured_reports import wording
 from structured_reports.canvas import LINE, MUTED, OUTLINE, TEXT, WARNING, Page, colour_map
+from structured_reports.images import is_calibrated
+from structured_reports.language import Messages
 
 _WIDTH, _HEIGHT = 1024, 656
 _PANEL = 464  # pixels a side
@@ -40,32 +42,41 @@ class _Field:
         return np.asarray(image.transform((_PANEL, _PANEL), Image.Transform.EXTENT, self.extent, resample=resampling), dtype=float)
 
 
-def draw_heatmap(prediction: Prediction, evidence: Evidence, *, role: SeriesRole, index: int) -> NDArray[np.uint8]:
+def draw_heatmap(prediction: Prediction, evidence: Evidence, *, role: SeriesRole, index: int, say: Messages) -> NDArray[np.uint8]:
     """Draw the page for slice ``index`` of the sequence; return RGB pixels, shape (rows, columns, 3)."""
-    image = evidence.volumes[role]
+    image, ultrasound = evidence.volumes[role], evidence.frame is not None
     mask = evidence.rois[role].array[index]
-    field = _choose_field(mask, image.volume)
+    field = _choose_field(mask, image.volume, whole=ultrasound)
     grey = _window(field.sample(image.volume.array[index]))
-    cam = np.clip(field.sample(np.nan_to_num(evidence.activation_maps[role].array[index]), smooth=False), 0, 1)
-    page = Page(_WIDTH, _HEIGHT)
-    _write_head(page, prediction, role, f"series {image.header.label()}, slice {index + 1} of {len(image.volume.array)} (largest region)")
+    cam = _sample_map(evidence, role, index, field)
+    page = Page(_WIDTH, _HEIGHT, say.language)
+    _write_head(page, prediction, evidence, role, index, say)
     _paste(page, grey, _LEFT)
     _paste(page, _overlay(grey, cam, field.sample(mask, smooth=False) >= 0.5), _RIGHT)
-    for left in (_LEFT, _RIGHT):
-        _write_directions(page, image.volume, left)
-    _draw_scale(page, field.side_mm)
-    _draw_colour_bar(page)
-    _write_foot(page, evidence, role, active=bool(cam.max() >= _VISIBLE))
+    if not ultrasound:  # it has no patient directions
+        for left in (_LEFT, _RIGHT):
+            _write_directions(page, image.volume, left)
+    _draw_scale(page, field.side_mm if is_calibrated(evidence) else None, say)
+    if role in evidence.activation_maps:
+        _draw_colour_bar(page, say)
+    _write_foot(page, evidence, role, cam, say)
     return page.pixels()
 
 
-def _choose_field(mask: NDArray[np.generic], volume: hd.Volume) -> _Field:
-    """Centre a square on the region."""
+def _sample_map(evidence: Evidence, role: SeriesRole, index: int, field: _Field) -> FloatArray:
+    """Return the activation map in the field, 0 to 1; without one it is 0."""
+    if role not in evidence.activation_maps:
+        return np.zeros((_PANEL, _PANEL))
+    return np.clip(field.sample(np.nan_to_num(evidence.activation_maps[role].array[index]), smooth=False), 0, 1)
+
+
+def _choose_field(mask: NDArray[np.generic], volume: hd.Volume, *, whole: bool) -> _Field:
+    """Centre a square on the region; of a whole image, on the image."""
     row_mm, column_mm = volume.spacing[1:]
     rows, columns = np.nonzero(mask)
     height_mm, width_mm = np.ptp(rows) * row_mm, np.ptp(columns) * column_mm
     whole_mm = max(mask.shape[0] * row_mm, mask.shape[1] * column_mm)
-    side = min(max(_FIELD_PER_EXTENT * max(height_mm, width_mm), _MIN_FIELD_MM), whole_mm)
+    side = whole_mm if whole else min(max(_FIELD_PER_EXTENT * max(height_mm, width_mm), _MIN_FIELD_MM), whole_mm)
     y, x = (rows.min() + rows.max() + 1) / 2, (columns.min() + columns.max() + 1) / 2
     dy, dx = side / row_mm / 2, side / column_mm / 2
     y, x = (_keep_inside(centre, half, size) for centre, half, size in ((y, dy, mask.shape[0]), (x, dx, mask.shape[1])))
@@ -100,11 +111,17 @@ def _paste(page: Page, panel: FloatArray, left: int) -> None:
     page.image.paste(Image.fromarray(np.ascontiguousarray(rgb.round()).astype(np.uint8)), (left, _TOP))
 
 
-def _write_head(page: Page, prediction: Prediction, role: SeriesRole, series: str) -> None:
-    page.text((_LEFT, 10), wording.banner(prediction.bundle_status), size=22, colour=WARNING)
-    page.text((_RIGHT + _PANEL, 14), prediction.title, size=16, colour=MUTED, anchor="ra", width=480)
-    wide = page.text((_LEFT, 48), f"Grad-CAM {role}", size=28)
-    page.text((_LEFT + wide + 18, 58), series, size=17, colour=MUTED, width=_WIDTH - wide - 60)
+def _write_head(page: Page, prediction: Prediction, evidence: Evidence, role: SeriesRole, index: int, say: Messages) -> None:
+    page.text((_LEFT, 10), wording.banner(prediction.bundle_status, say), size=22, colour=WARNING)
+    title = wording.title(prediction.system, prediction.title, say)
+    page.text((_RIGHT + _PANEL, 14), title, size=16, colour=MUTED, anchor="ra", width=480)
+    wide = page.text((_LEFT, 48), say("map.title" if role in evidence.activation_maps else "map.outline", role=role), size=28)
+    image = evidence.volumes[role]
+    where, values = "map.where", {"slice": index + 1, "slices": len(image.volume.array)}
+    if evidence.frame:
+        many = int(evidence.frame.source.get("NumberOfFrames") or 1) > 1
+        where, values = ("map.where_frame", {"frame": evidence.frame.frame_number}) if many else ("map.where_image", {})
+    page.text((_LEFT + wide + 18, 58), say(where, series=image.header.label(), **values), size=17, colour=MUTED, width=_WIDTH - wide - 60)
 
 
 def _write_directions(page: Page, volume: hd.Volume, left: int) -> None:
@@ -118,28 +135,33 @@ def _write_directions(page: Page, volume: hd.Volume, left: int) -> None:
         page.text((left + x, _TOP + y), letter, size=18, anchor=anchor, halo=2)
 
 
-def _draw_scale(page: Page, side_mm: float) -> None:
+def _draw_scale(page: Page, side_mm: float | None, say: Messages) -> None:
+    """Draw a bar of known length, or say that there is none."""
+    x, y = _LEFT + 14, _TOP + _PANEL - 18
+    if side_mm is None:
+        page.text((x, y + 6), say("map.uncalibrated"), size=17, anchor="ld", halo=2)
+        return
     length_mm = max((mm for mm in _SCALES_MM if mm <= side_mm / 3), default=_SCALES_MM[0])
-    length, x, y = length_mm * _PANEL / side_mm, _LEFT + 14, _TOP + _PANEL - 18
+    length = length_mm * _PANEL / side_mm
     page.box(x - 2, y - 2, x + length + 2, y + 6, (0, 0, 0))
     page.box(x, y, x + length, y + 4, TEXT)
     page.text((x, y - 6), f"{length_mm} mm", size=17, anchor="ld", halo=2)
 
 
-def _draw_colour_bar(page: Page) -> None:
+def _draw_colour_bar(page: Page, say: Messages) -> None:
     left, top, height = _RIGHT + _PANEL + 18, _TOP + 28, _PANEL - 56
     ramp = colour_map(np.linspace(1, 0, height)[:, None].repeat(20, axis=1))
     page.image.paste(Image.fromarray(ramp.round().astype(np.uint8)), (left, top))
     page.draw.rectangle((left - 1, top - 1, left + 20, top + height), outline=LINE)
-    page.text((left + 10, top - 8), "high", size=16, anchor="md")
-    page.text((left + 10, top + height + 8), "low", size=16, anchor="ma")
+    page.text((left + 10, top - 8), say("map.high"), size=16, anchor="md")
+    page.text((left + 10, top + height + 8), say("map.low"), size=16, anchor="ma")
 
 
-def _write_foot(page: Page, evidence: Evidence, role: SeriesRole, *, active: bool) -> None:
-    top = _TOP + _PANEL + 10
-    page.text((_LEFT, top), "Source image", size=18)
-    shown = "With activation map" if active else "No activation on this slice"
-    page.text((_RIGHT, top), f"{shown}; outlined: tumour region", size=18)
-    words = f"The map shows what the {role} network responded to; it explains this network, not the call. "
-    words += f"Region {wording.region_words(evidence)}."
-    page.paragraph((_LEFT, top + 29), words, size=15, width=_WIDTH - 2 * _LEFT, lines=2, colour=MUTED)
+def _write_foot(page: Page, evidence: Evidence, role: SeriesRole, cam: FloatArray, say: Messages) -> None:
+    top, mapped = _TOP + _PANEL + 10, role in evidence.activation_maps
+    page.text((_LEFT, top), say("map.source"), size=18)
+    shown = ("active" if cam.max() >= _VISIBLE else "inactive") if mapped else "outlined"
+    page.text((_RIGHT, top), say(f"map.{shown}"), size=18)
+    words = [say("map.note", role=role)] if mapped else []
+    words.append(f"{wording.region_words(evidence.roi, say)}.")
+    page.paragraph((_LEFT, top + 29), " ".join(words), size=15, width=_WIDTH - 2 * _LEFT, lines=2, colour=MUTED)

@@ -14,11 +14,13 @@ from pipelines.errors import ResultError
 from pipelines.types import Evidence, ImageVolume, Prediction, Roi, RoiOrigin
 from structured_reports import codes, wording
 from structured_reports.attributes import SEG_SERIES, Run, stamp
+from structured_reports.language import DEFAULT, load_messages
 from structured_reports.source import carrier, normalise_source
 from structured_reports.uids import derive_uid
 
 TUMOUR = "Cervical tumour"
 TUMOUR_TRACKING = "Cervical tumour 1"
+_CODED = load_messages(DEFAULT)  # descriptions of objects stay English, as coded meanings do: lists of series show them
 _COLOUR = hd.color.CIELabColor(l_star=75.0, a_star=-35.0, b_star=-15.0)  # the cyan of the captures' outline
 _POSITION_TOLERANCE_MM = 0.01
 
@@ -52,7 +54,7 @@ def build_segmentation(evidence: Evidence, prediction: Prediction, run: Run) -> 
         software_versions=run.context.software_version,
         device_serial_number=run.context.station,
         content_label="CERVICAL_TUMOUR",
-        content_description=run.text(f"{wording.mark(status)}{TUMOUR} {wording.region_words(evidence)}")[: codes.MAX_MEANING],
+        content_description=run.text(f"{wording.mark(status)}{TUMOUR}: {wording.region_words(roi, _CODED)}")[: codes.MAX_MEANING],
         content_creator_name="Cervinode^AI",
         omit_empty_frames=True,
     )
@@ -92,21 +94,25 @@ def _carriers(image: ImageVolume) -> list[Dataset]:
 
 
 def _describe(evidence: Evidence, prediction: Prediction, run: Run) -> SegmentDescription:
-    by_model = evidence.roi.origin is RoiOrigin.MODEL
-    algorithm = None
-    if by_model:
+    roi, algorithm, kind = evidence.roi, None, evidence.roi.segment_algorithm_type or "MANUAL"
+    if roi.origin is RoiOrigin.MODEL:
+        kind = "AUTOMATIC"
         algorithm = hd.AlgorithmIdentificationSequence(
             name=evidence.segmenter or prediction.system,
             family=codes.concept(codes.AI),
             version=prediction.bundle_version,
             source=run.context.manufacturer,
         )
+    elif kind != "MANUAL":  # another software's region: PS3.3 C.8.20.2 wants its name, of which we know what the SEG said
+        algorithm = hd.AlgorithmIdentificationSequence(
+            name=run.text(roi.description)[: codes.MAX_MEANING] or "unknown", family=codes.concept(codes.AI), version="unknown"
+        )
     return SegmentDescription(
         segment_number=1,
         segment_label=TUMOUR,
         segmented_property_category=codes.concept(codes.MORPHOLOGICALLY_ABNORMAL),
         segmented_property_type=codes.concept(codes.NEOPLASM_PRIMARY),
-        algorithm_type="AUTOMATIC" if by_model else "MANUAL",
+        algorithm_type=kind,
         algorithm_identification=algorithm,
         tracking_uid=tumour_tracking_uid(run.source.StudyInstanceUID),
         tracking_id=TUMOUR_TRACKING,

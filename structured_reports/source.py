@@ -84,8 +84,10 @@ _IMAGE = (
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
 )
-# Single-byte and stateless sets whose bytes go through unchanged (PS3.3 C.12.1.1.2); the rest is written as UTF-8.
-_KEPT_CHARACTER_SETS = frozenset({"", "ISO_IR 6", "ISO_IR 100", "ISO_IR 192", "GB18030", "GBK"})
+# Sets of one value, which have no escape sequences and whose bytes therefore go through unchanged (PS3.3 C.12.1.1.2).
+_SINGLE = re.compile(r"|ISO_IR \d+|GB18030|GBK")
+_ASCII_SETS = ("", "ISO_IR 6")  # the latter is what an absent declaration means
+_LOST = "ISO 2022 IR 58"  # the escape sequences of this Chinese set do not survive pydicom: such text is written as UTF-8
 _UTF_8 = "ISO_IR 192"
 _ESCAPE = re.compile("\x1b[$()*+,\\-./]+[@-~]")  # ISO 2022 designations that decoding may leave behind
 _NUMBER_VRS = frozenset({"DS", "IS"})
@@ -107,10 +109,10 @@ def normalise_source(header: Dataset) -> Dataset:
     if missing := [keyword for keyword in (*_INSTANCE, "StudyInstanceUID") if not header.get(keyword)]:
         raise ResultError(f"source {header.get('SOPInstanceUID', '?')} has no {', '.join(missing)}")
     declared = declared_character_set(header)
-    kept = declared in _KEPT_CHARACTER_SETS
+    kept = _keeps_bytes(header)
     out = Dataset()
     if declared or not kept:
-        out.SpecificCharacterSet = declared if kept else _UTF_8
+        out.SpecificCharacterSet = (declared.split("\\") if "\\" in declared else declared) if kept else _UTF_8
     for keyword in (*IDENTITY, *_INSTANCE, *_IMAGE):
         if _is_readable(header, keyword):
             out.add(_copy_element(header[keyword], decode=not kept))
@@ -132,10 +134,23 @@ def frame_numbers(source: Dataset) -> list[int] | None:
 
 
 def carrier(source: Dataset) -> Dataset:
-    """Return a copy of a normalised header without the patient's name, which highdicom would judge; the identity is copied at the end."""
+    """Return a copy of a normalised header without what highdicom would judge: name and character set; they are copied at the end."""
     out = copy.copy(source)
     out.PatientName = ""
+    if "SpecificCharacterSet" in out:
+        del out.SpecificCharacterSet
     return out
+
+
+def has_plain_identity(source: Dataset) -> bool:
+    """Tell whether patient and study of a normalised header are plain ASCII, so that any character set gives the same bytes."""
+    texts = (e.value for e in source.iterall() if e.VR == "PN" or e.VR in _TEXT_VRS)
+    return all(str(value).isascii() for value in texts)
+
+
+def declare_utf_8(source: Dataset) -> None:
+    """Let a normalised header whose identity is plain ASCII have text in any language."""
+    source.SpecificCharacterSet = _UTF_8
 
 
 def copy_identity(target: Dataset, source: Dataset) -> None:
@@ -155,7 +170,7 @@ def declared_character_set(header: Dataset) -> str:
 
 def has_undeclared_text(header: Dataset) -> bool:
     """Tell whether a name has bytes above 0x7F although no character set is declared for them."""
-    if declared_character_set(header) not in ("", "ISO_IR 6"):
+    if declared_character_set(header) not in _ASCII_SETS:
         return False
     return any(byte > 0x7F for keyword in ("PatientName", "ReferringPhysicianName") for byte in name_bytes(header, keyword))
 
@@ -170,9 +185,26 @@ def name_bytes(dataset: Dataset, keyword: str) -> bytes:
 
 
 def fit_text(text: str, character_set: str) -> str:
-    """Return the text with every character that the character set cannot hold replaced by a question mark."""
-    encoding = pydicom.charset.convert_encodings(character_set or None)[0]
-    return text.encode(encoding, errors="replace").decode(encoding)
+    """Return the text with every character that the character set (several values joined by a backslash) cannot hold as ``?``."""
+    encodings = ["ascii"] if character_set in _ASCII_SETS else pydicom.charset.convert_encodings(character_set.split("\\"))
+    return "".join(c if c.isascii() or any(_can_encode(c, e) for e in encodings) else "?" for c in text)
+
+
+def _can_encode(letter: str, encoding: str) -> bool:
+    try:
+        letter.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _keeps_bytes(header: Dataset) -> bool:
+    """Tell whether text leaves as the bytes that it came as: no escape sequences, or ones that decoding and encoding restore."""
+    declared = declared_character_set(header)
+    if _SINGLE.fullmatch(declared) or _LOST in declared:
+        return _LOST not in declared
+    values = [str(header[k].value) for k in IDENTITY if k in header and (header[k].VR == "PN" or header[k].VR in _TEXT_VRS)]
+    return not any("\x1b" in value or fit_text(value, declared) != value for value in values)
 
 
 def _is_readable(header: Dataset, keyword: str) -> bool:

@@ -9,95 +9,119 @@ from numpy.typing import NDArray
 
 from pipelines.types import Contribution, Evidence, Prediction
 from structured_reports import wording
-from structured_reports.canvas import AGAINST, FOR, LINE, MUTED, PANEL, TEXT, WARNING, Page
+from structured_reports.canvas import AGAINST, FOR, LINE, MUTED, PANEL, TEXT, Colour, Page
+from structured_reports.classes import draw_outcomes
 from structured_reports.context import ReportContext
+from structured_reports.language import Messages
+from structured_reports.layout import BOTTOM, MARGIN, WIDTH, start_page
+from structured_reports.measure import measure
 
-_WIDTH, _HEIGHT = 1024, 768
-_MARGIN = 24
 _COLUMN = 640  # x at which the right-hand column begins
-_BOTTOM = 708  # y above the foot
+_BODY = 292  # y below the bar of the probability
+_LIMIT_LINE, _MAX_LIMITS = 25, 4  # pixels; lines
 _MAX_ROW = 46
-_FLAG_LINE = 22  # pixels
+_FLAG_LINE, _ROW, _HEADING = 22, 25, 32  # pixels
 _AXIS, _HALF_BAR = 308, 220  # x of log-odds 0, length of the longest bar
 
 
-def draw_summary(prediction: Prediction, evidence: Evidence, context: ReportContext) -> NDArray[np.uint8]:
-    """Draw the page; return RGB pixels, shape (rows, columns, 3)."""
-    page = Page(_WIDTH, _HEIGHT)
-    page.text((_MARGIN, 10), wording.banner(prediction.bundle_status), size=26, colour=WARNING)
-    page.text((_WIDTH - _MARGIN, 16), "Research software, unverified", size=17, colour=MUTED, anchor="ra")
-    page.box(_MARGIN, 48, _WIDTH - _MARGIN, 49, LINE)
-    wide = page.text((_WIDTH - _MARGIN, 66), wording.version_words(context), size=17, anchor="ra")
-    page.text((_MARGIN, 60), prediction.title, size=26, width=_WIDTH - 2 * _MARGIN - (wide + 24 if wide else 0))
-    _draw_probability(page, prediction, context)
-    _draw_contributions(page, evidence, context.spec.top_contributions)
-    _write_facts(page, prediction, evidence)
-    page.box(_MARGIN, 716, _WIDTH - _MARGIN, 717, LINE)
-    page.text((_MARGIN, 726), f"Model {wording.model_identity(prediction)}", size=15, colour=MUTED, width=_WIDTH - 2 * _MARGIN)
-    made = f"{context.model_name} {context.software_version} at {context.station}. {wording.UNVERIFIED} Not a medical device."
-    page.text((_MARGIN, 746), made, size=15, colour=MUTED, width=_WIDTH - 2 * _MARGIN)
+def draw_summary(
+    prediction: Prediction, evidence: Evidence, context: ReportContext, *, say: Messages, flags: tuple[str, ...]
+) -> NDArray[np.uint8]:
+    """Draw the page; return RGB pixels, shape (rows, columns, 3). ``flags`` are what the reader must take care of."""
+    page = start_page(prediction, context, say)
+    _draw_probability(page, prediction, context, say)
+    top = _write_limits(page, wording.limits(prediction, say))
+    if any(o.kind == "class" for o in prediction.outcomes):
+        page.text((MARGIN, top), say("page.classes"), size=22)
+        outcomes = [o for o in prediction.outcomes if o.kind == "class"]
+        draw_outcomes(page, outcomes, say, left=MARGIN, top=top + 36, width=_COLUMN - MARGIN - 46, row=42, bottom=BOTTOM)
+    else:
+        _draw_contributions(page, evidence, context.spec.top_contributions, say, top)
+    _write_facts(page, evidence, flags, say, top)
     return page.pixels()
 
 
-def _draw_probability(page: Page, prediction: Prediction, context: ReportContext) -> None:
+def call_colour(prediction: Prediction) -> Colour:
+    """Return the colour of the number: for, against, neither, or not to be relied on."""
+    return {"positive": FOR, "negative": AGAINST, "withheld": MUTED}.get(prediction.call, TEXT)
+
+
+def _draw_probability(page: Page, prediction: Prediction, context: ReportContext, say: Messages) -> None:
     """Write the probability and the call, over a bar from 0 to 100 % with the threshold marked."""
-    places = wording.decimals(prediction)
-    value, threshold = (wording.percent(p, places) for p in (prediction.probability, prediction.threshold))
-    colour = FOR if prediction.call == "positive" else AGAINST
-    wide = page.text((_MARGIN, 98), wording.percent_words(prediction.probability, places), size=84, colour=colour)
-    x = _MARGIN + wide + 36
-    page.text((x, 112), wording.call_words(context.spec, prediction), size=27, width=_WIDTH - _MARGIN - x)
-    side = "at or above" if prediction.call == "positive" else "below"
-    words = f"Probability {side} the decision threshold of {threshold:.{places}f} %"
-    if prediction.interval:
-        low, high = (wording.percent(bound, places) for bound in prediction.interval)
-        words += f"; interval {low:.{places}f} to {high:.{places}f} %"
-    page.paragraph((x, 152), words, size=19, width=_WIDTH - _MARGIN - x, lines=2, colour=MUTED)
-    left, right, top, bottom = _MARGIN, _WIDTH - _MARGIN, 212, 236
+    places, colour = wording.decimals(prediction), call_colour(prediction)
+    wide = page.text((MARGIN, 98), wording.percent_words(prediction.probability, places), size=84, colour=colour)
+    x = MARGIN + wide + 36
+    page.paragraph((x, 112), wording.call_words(context.spec, prediction, say), size=27, width=WIDTH - MARGIN - x, lines=1)
+    page.paragraph((x, 152), _beside(prediction, say), size=19, width=WIDTH - MARGIN - x, lines=2, colour=MUTED)
+    left, right, top, bottom = MARGIN, WIDTH - MARGIN, 212, 236
     scale = (right - left) / 100
     page.box(left, top, right, bottom, PANEL)
-    page.box(left, top, left + value * scale, bottom, colour)
+    page.box(left, top, left + wording.percent(prediction.probability, places) * scale, bottom, colour)
     if prediction.interval:
         low, high = (left + wording.percent(bound, places) * scale for bound in prediction.interval)
         page.box(low, bottom + 5, max(high, low + 2), bottom + 8, MUTED)
-    mark = left + threshold * scale
+    if prediction.threshold is None:
+        return _write_bar_labels(page, None, "", bottom + 11)
+    mark = left + wording.percent(prediction.threshold, places) * scale
     page.box(mark - 3, top - 8, mark + 3, bottom + 8, (0, 0, 0))
     page.box(mark - 1, top - 8, mark + 2, bottom + 8, TEXT)
-    _write_bar_labels(page, mark, f"threshold {threshold:.{places}f} %", left, right, bottom + 11)
+    words = say("page.threshold", threshold=f"{wording.percent(prediction.threshold, places):.{places}f} %")
+    return _write_bar_labels(page, mark, words, bottom + 11)
 
 
-def _write_bar_labels(page: Page, mark: float, label: str, left: int, right: int, y: int) -> None:
+def _beside(prediction: Prediction, say: Messages) -> str:
+    """Return what stands below the call: how the number relates to the threshold, and its bounds."""
+    places = wording.decimals(prediction)
+    if prediction.threshold is None:
+        words = say("result.most_probable", count=sum(o.kind == "class" for o in prediction.outcomes))
+    else:
+        key = {"positive": "above", "negative": "below"}.get(prediction.call, "beside")
+        words = say(f"result.{key}", threshold=f"{wording.percent(prediction.threshold, places):.{places}f} %")
+    if prediction.interval:
+        low, high = (f"{wording.percent(bound, places):.{places}f}" for bound in prediction.interval)
+        words += f"; {say('result.interval', low=low, high=high)}"
+    return words
+
+
+def _write_bar_labels(page: Page, mark: float | None, label: str, y: int) -> None:
     """Write 0 %, 100 % and the threshold below the bar, where they do not meet."""
-    half = 76
-    page.text((min(max(mark, left + half), right - half), y), label, size=17, anchor="ma")
-    if mark > left + 130:
+    half, left, right = 76, MARGIN, WIDTH - MARGIN
+    if mark is not None:
+        page.text((min(max(mark, left + half), right - half), y), label, size=17, anchor="ma")
+    if mark is None or mark > left + 130:
         page.text((left, y), "0 %", size=17, colour=MUTED)
-    if mark < right - 150:
+    if mark is None or mark < right - 150:
         page.text((right, y), "100 %", size=17, colour=MUTED, anchor="ra")
 
 
-def _draw_contributions(page: Page, evidence: Evidence, count: int) -> None:
+def _write_limits(page: Page, limits: list[str]) -> int:
+    """Write what must be said with the number; return the y of what follows."""
+    for number, words in enumerate(limits[:_MAX_LIMITS]):
+        page.text((MARGIN, _BODY + number * _LIMIT_LINE), words, size=17, width=WIDTH - 2 * MARGIN)
+    return _BODY + min(len(limits), _MAX_LIMITS) * _LIMIT_LINE + (10 if limits else 0)
+
+
+def _draw_contributions(page: Page, evidence: Evidence, count: int, say: Messages, y: float) -> None:
     """Draw the largest Shapley values as signed bars around log-odds 0, each below the name of its feature."""
     top = [c for c in evidence.contributions if math.isfinite(c.log_odds)][:count]
-    y = 292
-    page.text((_MARGIN, y), "Why", size=22)
-    page.text((_AXIS - 10, y + 5), "against", size=17, colour=AGAINST, anchor="ra")
-    page.text((_AXIS + 10, y + 5), "for the finding", size=17, colour=FOR)
+    page.text((MARGIN, y), say("why.title"), size=22)
+    page.text((_AXIS - 10, y + 5), say("why.against"), size=17, colour=AGAINST, anchor="ra")
+    page.text((_AXIS + 10, y + 5), say("why.for"), size=17, colour=FOR)
     y += 34
     if not top:
-        page.text((_MARGIN, y), "No contributions were computed.", size=17, colour=MUTED)
+        page.text((MARGIN, y), say("why.none"), size=17, colour=MUTED)
         return
-    row = min(_MAX_ROW, (_BOTTOM - 26 - y) / len(top))
+    row = min(_MAX_ROW, (BOTTOM - 26 - y) / len(top))
     largest = max(abs(c.log_odds) for c in top) or 1.0
     for number, contribution in enumerate(top):
-        _draw_bar(page, contribution, largest, y + number * row)
-    words = f"{len(top)} largest of {len(evidence.contributions)} feature contributions (Shapley values, log-odds)"
-    page.text((_MARGIN, y + len(top) * row + 4), words, size=15, colour=MUTED, width=_COLUMN - _MARGIN - 30)
+        _draw_bar(page, contribution, largest, y + number * row, say)
+    words = say("why.footer", count=len(top), total=len(evidence.contributions))
+    page.text((MARGIN, y + len(top) * row + 4), words, size=15, colour=MUTED, width=_COLUMN - MARGIN - 30)
 
 
-def _draw_bar(page: Page, contribution: Contribution, largest: float, y: float) -> None:
+def _draw_bar(page: Page, contribution: Contribution, largest: float, y: float, say: Messages) -> None:
     length = max(_HALF_BAR * abs(contribution.log_odds) / largest, 1)
-    page.text((_MARGIN, y), wording.feature_words(contribution), size=15, width=_COLUMN - _MARGIN - 40)
+    page.text((MARGIN, y), wording.feature_words(contribution, say), size=15, width=_COLUMN - MARGIN - 40)
     top, bottom, label = y + 20, y + 32, f"{contribution.log_odds:+.2f}"
     page.box(_AXIS - 1, top - 3, _AXIS + 1, bottom + 3, LINE)
     if contribution.log_odds >= 0:
@@ -108,31 +132,42 @@ def _draw_bar(page: Page, contribution: Contribution, largest: float, y: float) 
         page.text((_AXIS - length - 8, (top + bottom) / 2), label, size=15, anchor="rm")
 
 
-def _write_facts(page: Page, prediction: Prediction, evidence: Evidence) -> None:
-    """Write tumour measures, series, region and flags in the right-hand column."""
-    width, right, y = _WIDTH - _MARGIN - _COLUMN, _WIDTH - _MARGIN, 292.0
-    page.box(_COLUMN - 22, 296, _COLUMN - 21, _BOTTOM - 6, LINE)
-    page.text((_COLUMN, y), "Tumour", size=22)
-    y += 36
-    for measurement in (m for m in evidence.measurements if math.isfinite(m.value)):
-        name, value = wording.measurement_words(measurement)
-        wide = page.text((right, y), value, size=19, anchor="ra")
-        page.text((_COLUMN, y + 1), name, size=17, colour=MUTED, width=width - wide - 12)
-        y += 27
-    words = f"Region {wording.region_words(evidence)}"
-    y = page.paragraph((_COLUMN, y + 2), words, size=16, width=width, lines=2, colour=MUTED)
-    y += 16
-    page.text((_COLUMN, y), "Series used", size=22)
-    y += 34
-    for role, series in wording.used_series(evidence.volumes):
-        page.text((_COLUMN, y), role, size=16)
-        page.text((_COLUMN + 72, y), series, size=16, colour=MUTED, width=width - 72)
-        y += 24
-    y += 12
-    if prediction.flags:
-        count = len(prediction.flags)
-        page.text((_COLUMN, y), "Take care" if count == 1 else f"Take care: {count} flags in the report", size=22)
-        y += 34
-        for flag in prediction.flags:
-            lines = min(3, int((_BOTTOM - y) // _FLAG_LINE))
-            y = page.paragraph((_COLUMN, y), flag, size=16, width=width, lines=lines)
+def _write_facts(page: Page, evidence: Evidence, flags: tuple[str, ...], say: Messages, top: float) -> None:
+    """Write tumour measures, region, flags, series and clinical values in the right-hand column; series give way to flags."""
+    width, series = WIDTH - MARGIN - _COLUMN, wording.used_series(evidence.volumes, say)
+    values = [(wording.clinical_name(v.name), v.words) for v in evidence.clinical]
+    page.box(_COLUMN - 22, top + 4, _COLUMN - 21, BOTTOM - 6, LINE)
+    page.text((_COLUMN, top), say("page.tumour"), size=22)
+    y = _write_pairs(page, [wording.measurement_words(m, say) for m in measure(evidence)], top + 34)
+    y = page.paragraph((_COLUMN, y + 2), wording.region_words(evidence.roi, say), size=16, width=width, lines=2, colour=MUTED) + 12
+    if values and y + _HEADING + _ROW < BOTTOM:
+        page.text((_COLUMN, y), say("page.clinical"), size=22)
+        y = _write_pairs(page, values[: int((BOTTOM - y - _HEADING) // _ROW)], y + _HEADING) + 12
+    if flags and y + _HEADING + _FLAG_LINE < BOTTOM:
+        y = _write_flags(page, flags, say, y, max(2, int((BOTTOM - y - 2 * _HEADING - len(series) * _ROW - 12) // _FLAG_LINE))) + 12
+    if y + _HEADING + _ROW < BOTTOM:
+        page.text((_COLUMN, y), say("page.series"), size=22)
+        for number, (role, words) in enumerate(series[: int((BOTTOM - y - _HEADING) // _ROW)]):
+            page.text((_COLUMN, y + _HEADING + number * _ROW), role, size=16)
+            page.text((_COLUMN + 72, y + _HEADING + number * _ROW), words, size=16, colour=MUTED, width=width - 72)
+
+
+def _write_flags(page: Page, flags: tuple[str, ...], say: Messages, y: float, lines: int) -> float:
+    """Write what the reader must take care of in at most so many lines; return the y below."""
+    words = say("page.care") if len(flags) == 1 else say("page.care_many", count=len(flags))
+    page.text((_COLUMN, y), words, size=22)
+    y += _HEADING
+    for flag in flags:
+        allowed = min(3, lines, int((BOTTOM - y) // _FLAG_LINE))
+        below = page.paragraph((_COLUMN, y), flag, size=16, width=WIDTH - MARGIN - _COLUMN, lines=allowed)
+        lines, y = lines - round((below - y) / (16 * 1.35)), below
+    return y
+
+
+def _write_pairs(page: Page, pairs: list[tuple[str, str]], y: float) -> float:
+    """Write names to the left and values to the right of the column; return the y below."""
+    for name, value in pairs:
+        wide = page.text((WIDTH - MARGIN, y), value, size=18, anchor="ra")
+        page.text((_COLUMN, y + 1), name, size=17, colour=MUTED, width=WIDTH - MARGIN - _COLUMN - wide - 12)
+        y += _ROW
+    return y

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-BUILDER_VERSION = "2"  # raise it with every change of what the objects contain
+BUILDER_VERSION = "3"  # raise it with every change of what the objects contain
 _NAMESPACE = uuid.UUID("99f4fa96-e698-4f5f-a7ef-d37b319c4feb")  # random, ours, never to change
 
 
@@ -42,6 +42,7 @@ class ResultKey:
     software_version: str
     station: str
     version: int
+    variant: str = ""  # language, font and status of the objects, where they decide the bytes
 
     def uid(self, kind: str, sop_class_uid: str) -> str:
         """Return the UID of one series or instance; ``kind`` names it among the objects of the run."""
@@ -56,4 +57,5 @@ class ResultKey:
             sop_class_uid,
             self.station,
             str(self.version),
+            self.variant,
         )

@@ -1,33 +1,34 @@
-"""The words that a radiologist reads, in one place: the report and the captures say the same thing the same way."""
+"""The words that a radiologist reads, in one place: the report and the captures say the same thing the same way, in one language."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
+from pipelines.features import clinical
 from pipelines.spec import PipelineSpec
 from pipelines.types import (
     BundleStatus,
     ClinicalValue,
     Code,
     Contribution,
-    Evidence,
     ImageVolume,
     Measurement,
+    Outcome,
     Prediction,
+    Roi,
     RoiOrigin,
     SeriesRole,
 )
 from structured_reports import codes
 from structured_reports.context import ReportContext
+from structured_reports.language import Messages
 
-UNVERIFIED = "Software output, not verified by a physician."
-RESEARCH_USE = "RESEARCH USE ONLY"
-_BANNERS = {BundleStatus.DEMO: "DEMO MODEL - NOT FOR CLINICAL USE"}
 _MAX_WORDS = codes.MAX_MEANING - len("SHAP ")
 _MAX_DECIMALS = 4  # of a percentage
 _LOG = re.compile(r"log-sigma-(\d+)-(\d+)-mm-3D")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_NUMBERED = {"cnn": "term.deep_feature", "pca": "term.component"}  # blocks whose features are numbers
 _CLASSES = {
     "glcm": "GLCM",
     "glrlm": "GLRLM",
@@ -37,29 +38,22 @@ _CLASSES = {
     "firstorder": "intensity",
     "shape": "shape",
 }
-_SHORT_NAMES = {"L0JK": "Maximum 3D diameter", "113041": "ADC, mean"}
 _UNITS = {"1": ("", 1.0), "mm2/s": ("x 10-3 mm2/s", 1e3), "10-6.mm2/s": ("x 10-3 mm2/s", 1e-3)}  # UCUM unit: as written, factor
-_ROI_BY = {
-    RoiOrigin.SEG: "received with the study (DICOM SEG)",
-    RoiOrigin.RTSTRUCT: "received with the study (RT structure set)",
-    RoiOrigin.MODEL: "drawn by a segmentation network, not checked by a person",
-}
 
 
-def banner(status: BundleStatus) -> str:
+def banner(status: BundleStatus | None, say: Messages) -> str:
     """Return what every page begins with."""
-    return _BANNERS.get(status, RESEARCH_USE)
+    return say("status.demo" if status is BundleStatus.DEMO else "status.research")
 
 
-def notice(context: ReportContext, status: BundleStatus | None = None) -> str:
+def notice(context: ReportContext, status: BundleStatus | None, say: Messages) -> str:
     """Return what a report begins with: the banner, what it means, and the version; ``status`` as in :func:`series_description`."""
-    first = banner(status) if status else RESEARCH_USE
-    words = [first] if first == RESEARCH_USE else [first, RESEARCH_USE]
-    version = version_words(context)
-    return ". ".join([*words, UNVERIFIED]) + (f" {version}." if version else "")
+    words = list(dict.fromkeys((banner(status, say), say("status.research"))))
+    version = version_words(context, say)
+    return ". ".join([*words, say("status.unverified")]) + (f" {version}." if version else "")
 
 
-def mark(status: BundleStatus) -> str:
+def mark(status: BundleStatus | None) -> str:
     """Return what descriptions of the objects begin with: a word for a demo bundle, nothing for others."""
     return "DEMO " if status is BundleStatus.DEMO else ""
 
@@ -69,20 +63,29 @@ def series_description(finding: Code, what: str, *, version: int, status: Bundle
 
     ``status`` is that of the bundle, where one was used. The version is named from the second on.
     """
-    words = ["[RUO]", mark(status) if status else "", "AI", codes.stem(finding), f"v{version}" if version > 1 else "", what]
+    words = ["[RUO]", mark(status), "AI", codes.stem(finding), f"v{version}" if version > 1 else "", what]
     return " ".join(" ".join(words).split())[: codes.MAX_MEANING]
 
 
-def version_words(context: ReportContext) -> str:
+def version_words(context: ReportContext, say: Messages) -> str:
     """Say which version this is and what it replaces; empty for the first."""
     if context.version == 1:
         return ""
     before = context.predecessor.created_at if context.predecessor else None
-    return f"Version {context.version}" + (f", replaces the result of {before:%Y-%m-%d %H:%M:%S}" if before else "")
+    if before is None:
+        return say("status.version", number=context.version)
+    return say("status.replaces", number=context.version, when=f"{before:%Y-%m-%d %H:%M:%S}")
+
+
+def title(name: str, default: str, say: Messages) -> str:
+    """Return the title of a system by its name."""
+    return say.known(f"system.{name}.title", default)
 
 
 def decimals(prediction: Prediction) -> int:
     """Return with how many decimals to write percentages: one, or more where probability and threshold would look the same."""
+    if prediction.threshold is None:
+        return 1
     pair = (prediction.probability, prediction.threshold)
     return next((n for n in range(1, _MAX_DECIMALS + 1) if percent(pair[0], n) != percent(pair[1], n)), 1)
 
@@ -93,6 +96,11 @@ def percent(probability: float, places: int) -> float:
     return round(min(max(100.0 * probability, least), 100.0 - least), places)
 
 
+def share(probability: float) -> float:
+    """Return the probability of one of several classes in percent with one decimal: they sum to 100, and none is certain."""
+    return min(round(100.0 * probability, 1), 99.9)
+
+
 def percent_words(probability: float, places: int) -> str:
     """Write a probability in percent with so many decimals, never as certainty."""
     value, half = 100.0 * probability, 10.0**-places / 2
@@ -100,37 +108,83 @@ def percent_words(probability: float, places: int) -> str:
     return f"{sign}{percent(probability, places):.{places}f} %"
 
 
-def call_words(spec: PipelineSpec, prediction: Prediction) -> str:
-    """Return the call as the system words it, as the beginning of a sentence."""
+def call_words(spec: PipelineSpec, prediction: Prediction, say: Messages) -> str:
+    """Return the call as the system words it, as the beginning of a sentence; of several classes, the most probable one."""
+    if prediction.call == "withheld":
+        return say("result.withheld")
+    if prediction.call == "class":
+        top = most_probable(prediction)
+        return outcome_words(top, say) if top else title(prediction.system, prediction.title, say)
     words = spec.positive if prediction.call == "positive" else spec.negative
+    words = say.known(f"system.{spec.name}.{prediction.call}", words)
     return words[:1].upper() + words[1:]
 
 
-def summary(spec: PipelineSpec, prediction: Prediction) -> str:
-    """Return the result in one sentence."""
+def most_probable(prediction: Prediction) -> Outcome | None:
+    """Return the class with the highest probability, where the system tells classes apart."""
+    return max((o for o in prediction.outcomes if o.kind == "class"), key=lambda o: o.probability, default=None)
+
+
+def outcome_words(outcome: Outcome, say: Messages) -> str:
+    """Name a class, an axis or an assumption."""
+    words = say.known(f"outcome.{outcome.code.value}", outcome.words)
+    return words[:1].upper() + words[1:]
+
+
+def summary(spec: PipelineSpec, prediction: Prediction, say: Messages) -> str:
+    """Return the result in one or two sentences."""
     places, bounds = decimals(prediction), ""
     if prediction.interval:
-        low, high = (percent(bound, places) for bound in prediction.interval)
-        bounds = f" ({low:.{places}f} to {high:.{places}f} %)"
-    return (
-        f"{call_words(spec, prediction)}: probability {percent_words(prediction.probability, places)}{bounds}, "
-        f"decision threshold {percent_words(prediction.threshold, places)}."
+        low, high = (f"{percent(bound, places):.{places}f}" for bound in prediction.interval)
+        bounds = say("result.bounds", low=low, high=high)
+    if prediction.call == "withheld":
+        words = percent_words(prediction.probability, places)
+        return say("result.summary_withheld", call=call_words(spec, prediction, say), probability=words, bounds=bounds)
+    values = {"call": call_words(spec, prediction, say), "bounds": bounds, "probability": percent_words(prediction.probability, places)}
+    if prediction.threshold is None:
+        return say("result.summary_class", **values)
+    return say("result.summary", threshold=percent_words(prediction.threshold, places), **values)
+
+
+def limits(prediction: Prediction, say: Messages) -> list[str]:
+    """Return what else must be said with the probability: answers that are not excluded, classes that are, other assumptions."""
+    words = []
+    if prediction.plausible and prediction.coverage is not None:
+        coverage = f"{100 * prediction.coverage:.0f} %"
+        words.append(say("result.plausible", coverage=coverage, answers=", ".join(prediction.plausible)))
+    if prediction.unpredictable:
+        words.append(say("result.unpredictable", classes=", ".join(prediction.unpredictable)))
+    others = (o for o in prediction.outcomes if o.kind == "alternative")
+    words += [say("result.alternative", words=outcome_words(o, say), probability=percent_words(o.probability, 1)) for o in others]
+    return words
+
+
+def model_identity(prediction: Prediction, say: Messages) -> str:
+    """Return system, version, status and digest of the bundle."""
+    return say(
+        "result.model",
+        system=prediction.system,
+        version=prediction.bundle_version,
+        status=prediction.bundle_status,
+        digest=prediction.bundle_digest,
     )
 
 
-def model_identity(prediction: Prediction) -> str:
-    """Return system, version, status and digest of the bundle."""
-    return f"{prediction.system} {prediction.bundle_version}, status {prediction.bundle_status}, sha256 {prediction.bundle_digest}"
-
-
-def region_words(evidence: Evidence) -> str:
+def region_words(roi: Roi, say: Messages) -> str:
     """Say on which sequence the region was drawn and by whom."""
-    return f"on {evidence.roi.role}, {_ROI_BY[evidence.roi.origin]}"
+    by_software = roi.origin is RoiOrigin.SEG and roi.segment_algorithm_type in ("AUTOMATIC", "SEMIAUTOMATIC")
+    return say("region.on", role=roi.role, origin=say("region.SEG_AUTOMATIC" if by_software else f"region.{roi.origin}"))
+
+
+def clinical_name(name: str) -> str:
+    """Name a clinical value for a person."""
+    known = name in clinical.KNOWN or name in clinical.DERIVED_TITLES
+    return clinical.title_of(name) if known else name.replace("_", " ")
 
 
 def clinical_words(value: ClinicalValue) -> str:
     """Say what a clinical value is and whose."""
-    return f"{value.name.replace('_', ' ')}: {value.words} ({value.source})"
+    return f"{clinical_name(value.name)}: {value.words} ({value.source})"
 
 
 def series_words(image: ImageVolume) -> str:
@@ -138,30 +192,36 @@ def series_words(image: ImageVolume) -> str:
     return f"series {image.header.label()}; {image.reason}"
 
 
-def used_series(volumes: Mapping[SeriesRole, ImageVolume]) -> list[tuple[str, str]]:
+def used_series(volumes: Mapping[SeriesRole, ImageVolume], say: Messages) -> list[tuple[str, str]]:
     """Return (role, series) in short, for pages."""
     short = []
     for role, image in volumes.items():
         number = "?" if image.header.series_number is None else str(image.header.series_number)
-        short.append((str(role), f'{number} "{image.header.description or "no description"}", {len(image.sources)} images'))
+        description = image.header.description or say("page.no_description")
+        short.append((str(role), say("page.series_short", number=number, description=description, count=len(image.sources))))
     return short
 
 
-def measurement_words(measurement: Measurement) -> tuple[str, str]:
+def measurement_words(measurement: Measurement, say: Messages) -> tuple[str, str]:
     """Return name and value with unit, for pages."""
-    name = _SHORT_NAMES.get(measurement.name.value, measurement.name.meaning)
+    name = say.known(f"term.{measurement.name.value}", measurement.name.meaning)
     unit, factor = _UNITS.get(measurement.unit.value, (measurement.unit.value, 1.0))
+    if measurement.unit == codes.PIXELS:
+        unit = say("term.pixels")
     value = f"{measurement.value * factor:#.3g}".rstrip(".")
     return name, f"{value} {unit}".strip()
 
 
-def feature_words(contribution: Contribution) -> str:
+def feature_words(contribution: Contribution, say: Messages) -> str:
     """Name a feature for a person, e.g. ``DWI LoG 2.0 mm GLCM Joint Entropy``, in what a code meaning can hold."""
     role, _, block = contribution.group.partition(":")
-    if block == "cnn":
-        return f"{role} deep feature {contribution.feature}"
+    if block in _NUMBERED:
+        kind = _NUMBERED[block] if contribution.feature.isdigit() else "term.network"
+        return say(kind, role=role, number=contribution.feature)[:_MAX_WORDS]
     if block == "value":
-        return f"{role.lower()} value {contribution.feature.replace('_', ' ')}"[:_MAX_WORDS]
+        return clinical_name(contribution.feature)[:_MAX_WORDS]
+    if block == "model":
+        return say("term.image_score")[:_MAX_WORDS]
     image, _, rest = contribution.feature.partition("_")
     kind, _, name = rest.partition("_")
     if not name:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import highdicom as hd
 import numpy as np
 from pydicom import Dataset, dcmread
 
+from pipelines.imaging.series import read_series
+from pipelines.imaging.ultrasound_case import choose_image, load_ultrasound
 from pipelines.spec import PipelineSpec
 from pipelines.systems import catalogue
 from pipelines.types import (
     BundleStatus,
+    ClinicalValue,
     Code,
     Contribution,
     Evidence,
     ImageVolume,
     Measurement,
+    NomogramRow,
+    Outcome,
     Prediction,
     Refusal,
     Roi,
@@ -30,7 +36,7 @@ from pipelines.types import (
 )
 from structured_reports.build import build_refusal, build_result
 from structured_reports.context import ReportContext
-from tests import mr
+from tests import mr, us
 
 CREATED_AT = datetime(2026, 1, 2, 9, 30, 15, tzinfo=UTC)
 SEQUENCES = {SeriesRole.T1W: mr.T1W, SeriesRole.T2W_FS: mr.T2W_FS, SeriesRole.DWI: mr.DWI_B800}
@@ -38,6 +44,7 @@ VOLUME = Code("118565006", "SCT", "Volume")
 DIAMETER = Code("L0JK", "IBSI", "Maximum 3D Diameter of a Mesh")
 ADC = Code("113041", "DCM", "Apparent Diffusion Coefficient")
 ML, MM, MM2_S = (Code(unit, "UCUM", unit) for unit in ("ml", "mm", "mm2/s"))
+STILL = us.Picture()
 _FEATURES = (
     ("DWI:radiomics", "log-sigma-1-0-mm-3D_glszm_SmallAreaHighGrayLevelEmphasis"),
     ("T2W_FS:radiomics", "original_shape_Sphericity"),
@@ -78,14 +85,94 @@ class Result:
 
 
 def save_objects(objects: list[Dataset], folder: Path) -> dict[str, Path]:
-    """Write objects as the node does; return the files by name: sc1, sc2, ..., seg, sr."""
+    """Write objects as the node does; return the files by name: sc1, sc2, ..., seg, gfx, sr."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for d in objects:
-        name = {"SR": "sr", "SEG": "seg"}.get(d.Modality, f"sc{d.InstanceNumber}")
+        name = {9201: "sr", 9202: "gfx", 9101: "seg"}.get(d.SeriesNumber, f"sc{d.InstanceNumber}")
         files[name] = folder / f"{name}.dcm"
         d.save_as(files[name], enforce_file_format=True)
     return files
+
+
+def make_classes(**changes: Any) -> Result:
+    """Make a run of the system that tells eight classes apart, of which its cohort had six."""
+    classes_of = catalogue()["histotype_mri"].classes
+    names = [label.code.meaning for label in classes_of]
+    shares = (0.041, None, 0.012, None, 0.128, 0.0004, 0.7906, 0.028)
+    seen = [(i, p) for i, p in enumerate(shares) if p is not None]
+    classes = [Outcome(classes_of[i].code, p, "class", names[i]) for i, p in seen]
+    axes = [
+        Outcome(code, sum(p for i, p in seen if classes_of[i].axes[axis]), "axis", code.meaning)
+        for axis, code in enumerate(catalogue()["histotype_mri"].axes)
+    ]
+    result = make_result(measurements=(Measurement(VOLUME, 10.56, ML),))
+    spec = catalogue()["histotype_mri"]
+    prediction = make_prediction(
+        **{
+            "system": spec.name,
+            "title": spec.title,
+            "finding": spec.finding,
+            "probability": 0.7906,
+            "threshold": None,
+            "call": "class",
+            "interval": None,
+            "outcomes": (*axes, *sorted(classes, key=lambda o: -o.probability)),
+            "unpredictable": (names[1], names[3]),
+            **changes,
+        }
+    )
+    return Result(result.sources, prediction, result.evidence, replace(result.context, spec=spec))
+
+
+def make_ultrasound(picture: us.Picture = STILL, *, activation: bool = True, **changes: Any) -> Result:
+    """Make a run on one ultrasound image, whose region a person outlined in a report, with a nomogram."""
+    image = us.make(picture)
+    rows, columns = np.indices((us.ROWS, us.COLUMNS))
+    angles = np.linspace(0, 2 * np.pi, 60)
+    outline = [(us.LESION[0] + us.LESION[2] * np.sin(a), us.LESION[1] + us.LESION[3] * np.cos(a)) for a in angles]
+    many = picture.frames > 1
+    report = us.make_report(us.Outline(image, outline, label="Tumour", frame=2 if many else None))
+    with TemporaryDirectory() as folder:
+        series = read_series(us.write(Path(folder), image, report))
+        case = load_ultrasound(series, choose_image(series))
+    (volume,), roi = case.volumes.values(), case.roi
+    assert roi and case.frame
+    centre = np.argwhere(roi.volume.array[0]).mean(axis=0)
+    rows, columns = np.indices(roi.volume.array.shape[1:])
+    cam = np.exp(-(((rows - centre[0] + 12) / 22) ** 2 + ((columns - centre[1]) / 30) ** 2)).astype(np.float32)[None]
+    contributions = (
+        Contribution("log_odds", "SCORE:model", 0.4, 0.7),
+        Contribution("rbc_1e12_per_l", "CLINICAL:value", 3.9, 0.31),
+        Contribution("max_tumour_diameter_mm", "CLINICAL:value", 24.0, -0.2),
+    )
+    beta = {"max_tumour_diameter_mm": 0.0535, "rbc_1e12_per_l": -0.437, "score": 1.0}
+    ranges = {"max_tumour_diameter_mm": (10.0, 60.0, 24.0), "rbc_1e12_per_l": (2.5, 5.5, 3.9), "score": (-3.0, 3.0, 0.4)}
+    labels = {"max_tumour_diameter_mm": ("Maximum tumour diameter", "mm"), "rbc_1e12_per_l": ("Red blood cells", "10^12/L")}
+    widest = max(abs(beta[n]) * (high - low) for n, (low, high, _) in ranges.items())
+    lines = []
+    for name, (low, high, value) in ranges.items():
+        scale, start = 100 * beta[name] / widest, low if beta[name] > 0 else high
+        words, unit = labels.get(name, ("Imaging score (log-odds)", ""))
+        points = [scale * (v - start) for v in (value, low, high)]
+        lines.append(NomogramRow(name, words, value, unit, low, high, *points, beta[name] * value))
+    evidence = Evidence(
+        volumes=case.volumes,
+        roi=roi,
+        rois={SeriesRole.TVUS: roi.volume},
+        activation_maps={SeriesRole.TVUS: volume.volume.with_array(cam)} if activation else {},
+        contributions=contributions,
+        base_log_odds=-0.2,
+        measurements=(Measurement(DIAMETER, 24.1, MM),),
+        clinical=(ClinicalValue("rbc_1e12_per_l", 3.9, "3.9 10^12/L", "entered"),),
+        nomogram=tuple(lines),
+        frame=case.frame,
+    )
+    spec = catalogue()["plnm_us"]
+    fields = {"system": spec.name, "title": spec.title, "finding": spec.finding, "probability": 0.6921, "flags": (), **changes}
+    sources = (_received(image), _received(report))
+    volumes = {SeriesRole.TVUS: replace(volume, sources=(sources[0],))}
+    return Result(sources, make_prediction(**fields), replace(evidence, volumes=volumes), make_context(spec=spec))
 
 
 def olnm() -> PipelineSpec:

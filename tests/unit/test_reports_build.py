@@ -19,12 +19,14 @@ from pipelines.types import BundleStatus, Code, Measurement, Refusal, RoiOrigin,
 from structured_reports import codes, wording
 from structured_reports.check import check_objects
 from structured_reports.context import Predecessor
-from structured_reports.report import risk
+from structured_reports.groups import risk
+from structured_reports.language import load_messages
 from tests.results import ADC, DIAMETER, ML, MM, MM2_S, VOLUME, Result, make_context, make_prediction, make_result
 
 # Codes of the contract that pydicom's dictionary does not carry, verified elsewhere.
 _VERIFIED_ELSEWHERE = {"371512006", "24869-0", "en", "MR", "US", "RID13", "ml", "mm", "mm2/s", "%", "1"}
 
+EN = load_messages("en")
 REFUSAL = Refusal("olnm_mri", "Occult lymph node metastasis (MRI)", "MISSING_SEQUENCE", ("No DWI series was found.",))
 
 
@@ -64,7 +66,7 @@ def _items(item: Dataset) -> list[Dataset]:
 
 
 def test_objects_come_in_the_order_in_which_they_are_sent(objects: list[Dataset]) -> None:
-    assert [(d.Modality, d.SeriesNumber) for d in objects] == [("OT", 9301)] * 4 + [("SEG", 9101), ("SR", 9201)]
+    assert [(d.Modality, d.SeriesNumber) for d in objects] == [("OT", 9301)] * 5 + [("SEG", 9101), ("SR", 9202), ("SR", 9201)]
 
 
 def test_warning_shows_in_the_first_22_characters_of_every_series(objects: list[Dataset]) -> None:
@@ -80,12 +82,12 @@ def test_report_holds_the_numbers_of_the_prediction(objects: list[Dataset]) -> N
     assert found["371886008"][0] == pytest.approx(82.2 - 71.3)
     assert found["371885007"][0] == pytest.approx(71.3 - 58.1)
     assert (found["118565006"], found["L0JK"], found["113041"]) == ((10.56, "ml"), (30.2, "mm"), (0.000912, "mm2/s"))
-    assert sum(name.startswith("SHAP.") for name in found) == 8
+    assert sum(name.startswith("SHAP.") for name in found) == 5
 
 
 def test_report_and_segmentation_track_the_same_tumour(objects: list[Dataset]) -> None:
     tracked = {item.UID for item in _items(objects[-1]) if item.ValueType == "UIDREF"}
-    assert objects[-2].SegmentSequence[0].TrackingUID in tracked
+    assert objects[-3].SegmentSequence[0].TrackingUID in tracked
 
 
 def test_segmented_series_is_the_first_evidence(result: Result, objects: list[Dataset]) -> None:
@@ -94,7 +96,7 @@ def test_segmented_series_is_the_first_evidence(result: Result, objects: list[Da
 
 
 def test_segment_frames_are_the_roi(result: Result, objects: list[Dataset]) -> None:
-    seg = objects[-2]
+    seg = objects[-3]
     assert all("SegmentIdentificationSequence" in frame for frame in seg.PerFrameFunctionalGroupsSequence)
     image, roi = result.evidence.volumes[SeriesRole.T2W_FS], result.evidence.roi.volume.array
     slices = {tuple(d.ImagePositionPatient): i for i, d in enumerate(image.sources)}
@@ -153,9 +155,10 @@ def test_versions_are_told_apart(result: Result, objects: list[Dataset]) -> None
     context = make_context(version=2, predecessor=Predecessor.of(objects[-1]))
     second = Result(result.sources, result.prediction, result.evidence, context)
     again = second.build()
-    assert [d.SeriesDescription for d in again[-3:]] == [
-        "[RUO] DEMO AI OLNM v2 Grad-CAM",
+    assert [d.SeriesDescription for d in again[-4:]] == [
+        "[RUO] DEMO AI OLNM v2 pages",
         "[RUO] DEMO AI OLNM v2 SEG",
+        "[RUO] DEMO AI OLNM v2 contour",
         "[RUO] DEMO AI OLNM v2",
     ]
     assert first_comment(again[-1]).endswith(" Version 2, replaces the result of 2026-01-02 09:30:15.")
@@ -166,7 +169,7 @@ def test_versions_are_told_apart(result: Result, objects: list[Dataset]) -> None
 
 
 def test_version_is_named_where_its_predecessor_left_no_report() -> None:
-    assert wording.version_words(make_context(version=3)) == "Version 3"
+    assert wording.version_words(make_context(version=3), EN) == "Version 3"
 
 
 def test_mark_comes_before_everything_that_was_found(result: Result, objects: list[Dataset]) -> None:
@@ -231,7 +234,7 @@ def test_probability_and_threshold_are_told_apart(result: Result) -> None:
     found = numbers(report)
     assert (found["P.OLNM"][0], found["THRESHOLD"][0]) == (48.21, 48.16)
     assert any("probability 48.21 % (40.00 to 50.00 %), decision threshold 48.16 %" in text for text in texts(report))
-    summary = wording.summary(result.context.spec, make_prediction(probability=0.482, threshold=0.482, interval=None))
+    summary = wording.summary(result.context.spec, make_prediction(probability=0.482, threshold=0.482, interval=None), EN)
     assert "probability 48.2 %, decision threshold 48.2 %" in summary
 
 
@@ -247,7 +250,7 @@ def test_extreme_numbers_are_written_and_those_that_are_none_are_named() -> None
     found = numbers(report)
     assert (found["118565006"][0], found["113041"][0], found["103339001"][0]) == (10.56, 1e-17, 1e20)
     assert "L0JK" not in found
-    assert "Maximum 3D Diameter of a Mesh: not a finite number" in texts(report)
+    assert "Maximum 3D diameter: not a finite number" in texts(report)
     assert "Short axis: not a finite number" in texts(report)
 
 
@@ -348,12 +351,12 @@ def test_unknown_refusal_code_is_reported_as_technical_failure(result: Result) -
         (0, "PatientID", "other", "PatientID differs"),
         (-1, "PatientName", "Other^Name", "PatientName differs"),
         (-1, "VerificationFlag", "VERIFIED", "VerificationFlag"),
-        (-2, "ContentQualification", "PRODUCT", "ContentQualification"),
-        (-2, "Rows", 4, "Rows differs"),
+        (-3, "ContentQualification", "PRODUCT", "ContentQualification"),
+        (-3, "Rows", 4, "Rows differs"),
         (0, "SeriesDescription", "AI result", "SeriesDescription"),
         (0, "Columns", 4, "PixelData"),
         (0, "BurnedInAnnotation", "", "BurnedInAnnotation"),
-        (-2, "PixelData", b"\0\0", "PixelData marks nothing"),
+        (-3, "PixelData", b"\0\0", "PixelData marks nothing"),
     ],
 )
 def test_check_names_object_and_attribute(
@@ -374,7 +377,7 @@ def test_check_finds_dangling_references_private_elements_and_shifted_frames(res
         ("no source slice", lambda d: _shift(d)),
     ):
         broken = [copy.deepcopy(d) for d in objects]
-        breaks(broken[-2])
+        breaks(broken[-3])
         with pytest.raises(ResultError, match=message):
             check_objects(broken, result.sources, identity=result.sources[0])
 
@@ -385,7 +388,7 @@ def _shift(seg: Dataset) -> None:
 
 
 def test_feature_words_fit_a_code_meaning(result: Result) -> None:
-    words = [wording.feature_words(c) for c in result.evidence.contributions]
+    words = [wording.feature_words(c, EN) for c in result.evidence.contributions]
     assert words[0] == "DWI LoG 1.0 mm GLSZM Small Area High Gray Level Emphasis"
     assert words[2] == "DWI deep feature 17"
     assert all(len(f"SHAP {w}") <= 64 for w in words)
@@ -399,6 +402,6 @@ def test_probability_is_never_worded_as_certainty(probability: float, words: str
 
 
 def test_validated_bundle_still_says_research_use_only() -> None:
-    assert wording.banner(BundleStatus.VALIDATED) == "RESEARCH USE ONLY"
+    assert wording.banner(BundleStatus.VALIDATED, EN) == "RESEARCH USE ONLY"
     prediction = make_prediction()
     assert wording.series_description(prediction.finding, "SEG", version=1, status=BundleStatus.RESEARCH) == "[RUO] AI OLNM SEG"

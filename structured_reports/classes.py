@@ -1,0 +1,66 @@
+"""The page of a system that tells classes apart: each class's probability and the binary axes that the classes are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.types import Outcome, Prediction
+from structured_reports import wording
+from structured_reports.canvas import AGAINST, FOR, LINE, MUTED, PANEL, TEXT, Page
+from structured_reports.context import ReportContext
+from structured_reports.language import Messages
+from structured_reports.layout import BOTTOM, MARGIN, TOP, WIDTH, start_page
+
+_ROW = 60  # pixels from one bar to the next
+_NUMBER = 76  # pixels for a percentage
+
+
+def draw_classes(prediction: Prediction, context: ReportContext, *, say: Messages) -> NDArray[np.uint8]:
+    """Draw the page; return RGB pixels, shape (rows, columns, 3)."""
+    page = start_page(prediction, context, say)
+    axes, classes = ([o for o in prediction.outcomes if o.kind == kind] for kind in ("axis", "class"))
+    width, middle = (WIDTH - 2 * MARGIN - 44) // 2, WIDTH // 2
+    page.text((MARGIN, TOP + 8), say("page.classes"), size=24)
+    below = draw_outcomes(page, classes, say, left=MARGIN, top=TOP + 52, width=width, row=_ROW, bottom=BOTTOM - 56)
+    page.box(middle, TOP + 12, middle + 1, BOTTOM - 66, LINE)
+    right = middle + 22
+    page.text((right, TOP + 8), say("page.axes"), size=24)
+    y = draw_outcomes(page, axes, say, left=right, top=TOP + 52, width=width, row=_ROW, bottom=BOTTOM - 56, highlight=False)
+    for words in wording.limits(prediction, say):
+        y = page.paragraph((right, y + 14), words, size=17, width=width, lines=4)
+    note_y = max(BOTTOM - 50, below)
+    page.paragraph((MARGIN, note_y), say("page.class_note"), size=16, width=WIDTH - 2 * MARGIN, lines=2, colour=MUTED)
+    return page.pixels()
+
+
+def draw_outcomes(
+    page: Page,
+    outcomes: Sequence[Outcome],
+    say: Messages,
+    *,
+    left: float,
+    top: float,
+    width: float,
+    row: float,
+    bottom: float,
+    highlight: bool = True,
+) -> float:
+    """Draw a bar from 0 to 100 % for each outcome below its words, the highest in another colour; return the y below."""
+    if not outcomes:
+        return top
+    row = min(row, (bottom - top) / len(outcomes))
+    best = max(o.probability for o in outcomes)
+    scale = (width - _NUMBER) / 100
+    for number, outcome in enumerate(outcomes):
+        y, value = top + number * row, wording.share(outcome.probability)
+        first = highlight and outcome.probability == best
+        page.text((left, y), wording.outcome_words(outcome, say), size=17, colour=TEXT if first or not highlight else MUTED, width=width)
+        page.box(left, y + 22, left + 100 * scale, y + 34, PANEL)
+        page.box(left, y + 22, left + value * scale, y + 34, FOR if first else AGAINST)
+        page.text((left + width, y + 28), wording.percent_words(outcome.probability, 1), size=17, anchor="rm")
+        if not highlight:
+            page.box(left + 50 * scale - 1, y + 19, left + 50 * scale + 1, y + 37, TEXT)
+    return top + len(outcomes) * row

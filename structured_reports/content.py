@@ -1,0 +1,96 @@
+"""The content items that the measurement groups of the reports are made of (PS3.16 TID 1501, 1411, 300, 4019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import highdicom.sr as sr
+
+from pipelines.types import Code, Measurement, Prediction
+from structured_reports import codes, wording
+from structured_reports.attributes import Run
+from structured_reports.uids import derive_uid
+
+Group: TypeAlias = sr.MeasurementsAndQualitativeEvaluations
+_SIGNIFICANT_DIGITS = 4
+_AFTER_TRACKING = 2  # content items: Tracking Identifier and Tracking Unique Identifier come first in every group
+
+
+def track(name: str, run: Run) -> sr.TrackingIdentifier:
+    """Name a group; OHIF throws on groups without a tracking UID."""
+    uid = derive_uid("tracking", run.source.StudyInstanceUID, run.context.spec.name, name)
+    return sr.TrackingIdentifier(uid=uid, identifier=name)
+
+
+def identify_algorithm(prediction: Prediction, run: Run, *, segmenter: str | None = None) -> sr.AlgorithmIdentification:
+    """Return TID 4019; the status comes first, because some readers keep only the first parameter."""
+    parameters = [f"status={prediction.bundle_status}"]
+    if not segmenter and prediction.threshold is not None:
+        parameters.append(f"threshold rule={run.text(prediction.threshold_rule)}")
+    if not segmenter and prediction.interval:
+        parameters.append("interval=95 %")
+    return sr.AlgorithmIdentification(
+        name=segmenter or prediction.system,
+        version=f"{prediction.bundle_version} {prediction.bundle_digest[:16]}",
+        parameters=parameters,
+        family=codes.concept(codes.AI),
+        manufacturer=run.context.manufacturer,
+    )
+
+
+def percentage(name: Code, value: float, *, properties: sr.MeasurementProperties | None = None) -> sr.Measurement:
+    """Return a NUM in percent."""
+    return sr.Measurement(codes.concept(name), value, codes.concept(codes.PERCENT), properties=properties)
+
+
+def number(name: Code, value: float, unit: Code) -> sr.Measurement:
+    """Return a NUM with four significant digits."""
+    return sr.Measurement(codes.concept(name), float(f"{value:.{_SIGNIFICANT_DIGITS}g}"), codes.concept(unit))
+
+
+def measured(measurement: Measurement) -> sr.Measurement:
+    """Return the NUM of a measurement with its method and derivation."""
+    method, derivation = codes.METHODS.get(measurement.name.value), codes.DERIVATIONS.get(measurement.name.value)
+    return sr.Measurement(
+        codes.concept(measurement.name),
+        float(f"{measurement.value:.{_SIGNIFICANT_DIGITS}g}"),
+        codes.concept(measurement.unit),
+        method=codes.concept(method) if method else None,
+        derivation=codes.concept(derivation) if derivation else None,
+    )
+
+
+def probabilities(prediction: Prediction) -> list[sr.Measurement]:
+    """Return probability and threshold, and the bounds as the widths of TID 310 and as numbers of their own, which viewers show."""
+    finding, places = prediction.finding, wording.decimals(prediction)
+    value, widths, bounds = wording.percent(prediction.probability, places), None, []
+    if prediction.interval:
+        low, high = (wording.percent(bound, places) for bound in prediction.interval)
+        widths = sr.MeasurementProperties(
+            upper_measurement_uncertainty=round(high - value, places), lower_measurement_uncertainty=round(value - low, places)
+        )
+        bounds = [percentage(codes.lower_bound(finding), low), percentage(codes.upper_bound(finding), high)]
+    found = [percentage(finding, value, properties=widths), *bounds]
+    if prediction.threshold is not None:
+        found.append(percentage(codes.THRESHOLD, wording.percent(prediction.threshold, places)))
+    return found
+
+
+def evaluate(name: Code, value: Code) -> sr.QualitativeEvaluation:
+    """Return a question and its coded answer."""
+    return sr.QualitativeEvaluation(codes.concept(name), codes.concept(value))
+
+
+def text(name: Code, words: str, run: Run) -> sr.TextContentItem:
+    """Return a note in words, as far as the character set has the letters."""
+    return sr.TextContentItem(codes.concept(name), run.text(words), sr.RelationshipTypeValues.CONTAINS)
+
+
+def with_notes(group: Group, *, head: Sequence[sr.ContentItem] = (), tail: Sequence[sr.ContentItem] = ()) -> Group:
+    """Put notes after the tracking items and at the end of a measurement group."""
+    content = group[0].ContentSequence
+    for offset, item in enumerate(head):
+        content.insert(_AFTER_TRACKING + offset, item)
+    content.extend(tail)
+    return group

@@ -1,0 +1,61 @@
+"""The graphic report: the outline of the region with the numbers beside it, on the slice on which the region is largest.
+
+A TID 1500 report of title 126000 whose every group has a polyline: viewers draw those, and OHIF shows a black viewport for a report of
+this title with a single group that has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import highdicom.sr as sr
+import numpy as np
+from pydicom import Dataset
+
+from pipelines.errors import ResultError
+from pipelines.types import Evidence, FloatArray, Prediction, SeriesRole
+from structured_reports import codes, wording
+from structured_reports.attributes import GRAPHIC_SERIES, Run
+from structured_reports.content import evaluate, measured, probabilities
+from structured_reports.contour import trace_outline
+from structured_reports.document import build_document, build_root
+from structured_reports.images import key_image, key_slice
+from structured_reports.measure import measure
+from structured_reports.segmentation import TUMOUR_TRACKING, tumour_tracking_uid
+from structured_reports.source import frame_numbers
+
+
+def build_graphic(sources: Sequence[Dataset], prediction: Prediction, evidence: Evidence, run: Run) -> Dataset:
+    """Return ``sr_gfx`` of a finished run. ``sources`` as in :func:`structured_reports.report.build_report`."""
+    image = key_image(evidence, evidence.roi.role)
+    region = sr.ImageRegion(
+        graphic_type=sr.GraphicTypeValues.POLYLINE,
+        graphic_data=_outline(evidence),
+        source_image=sr.SourceImageForRegion(image.SOPClassUID, image.SOPInstanceUID, frame_numbers(image)),
+    )
+    group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=tumour_tracking_uid(run.source.StudyInstanceUID), identifier=TUMOUR_TRACKING),
+        referenced_region=region,
+        finding_type=codes.concept(codes.NEOPLASM_PRIMARY),
+        finding_sites=[sr.FindingSite(codes.concept(codes.CERVIX))],
+        measurements=[*probabilities(prediction), *(measured(m) for m in measure(evidence))],
+        qualitative_evaluations=[evaluate(codes.ROI_ORIGIN, codes.ROI_ORIGINS[evidence.roi.origin])],
+    )
+    status = prediction.bundle_status
+    notice = wording.notice(run.context, status, run.say)
+    root = build_root(run, [group], title=codes.GRAPHIC_TITLE, notice=notice, library=None)
+    description = wording.series_description(prediction.finding, "contour", version=run.context.version, status=status)
+    return build_document(root, sources, run, kind="sr_gfx", series_number=GRAPHIC_SERIES, description=description, graphic=True)
+
+
+def _outline(evidence: Evidence) -> FloatArray:
+    """Return the region's outline in (column, row) of the whole image; of ultrasound, the model saw a part of it only."""
+    role = evidence.roi.role
+    mask = evidence.rois[role].array[key_slice(evidence, role)]
+    if not np.any(mask):
+        raise ResultError(f"roi on {role} is empty: there is nothing to draw")
+    outline = trace_outline(mask)
+    if evidence.frame and role is SeriesRole.TVUS:
+        top, left = evidence.frame.box[:2]
+        outline = outline + np.array([left, top], dtype=float)
+    return outline
