@@ -60,7 +60,8 @@ class App:
         self._listener = Listener(settings, store=self.store, ledger=self.ledger)
         self._intake = Intake(settings, store=self.store, ledger=self.ledger, specs=specs)
         self._completer = Completer(settings, ledger=self.ledger)
-        self._web = WebServer(settings.web, ledger=self.ledger)
+        self._web = WebServer(settings.web, ledger=self.ledger, specs=specs)
+        self._refreshed = False  # the destinations in use were asked
         self._deliverer = Deliverer(settings, store=self.store, ledger=self.ledger)
         self._dispatcher = Dispatcher(
             ledger=self.ledger,
@@ -92,12 +93,13 @@ class App:
         Raises
         ------
         ConfigError
-            A port is taken, or another node runs on the same storage.
+            A port is taken, another node runs on the same storage, or a destination not used before would show a radiologist nothing.
         TransportError
             The embedded Redis does not start.
         """
         self._lock = self._take_storage()
         try:
+            self._deliverer.destinations.activate()
             self.store.discard_leftovers()
             if self.redis:
                 self.redis.start()
@@ -190,6 +192,9 @@ class App:
         self._attempt("dispatch", lambda: self._dispatcher.run(now))
 
     def _deliver(self, now: float) -> None:
+        if not self._refreshed:
+            self._refreshed = True
+            self._attempt("destinations", self._deliverer.destinations.refresh)
         self._deliverer.run(now)
 
     def _restart_what_ended(self) -> None:

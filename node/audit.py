@@ -25,11 +25,19 @@ class AuditEvent(StrEnum):
     JOB_PLANNED = "JOB_PLANNED"
     JOB_ENDED = "JOB_ENDED"
     JOB_RETRIED = "JOB_RETRIED"
+    DESTINATION_ANSWERED = "DESTINATION_ANSWERED"
+    DESTINATION_CHANGED = "DESTINATION_CHANGED"
+    BUNDLE_INSTALLED = "BUNDLE_INSTALLED"
+    BUNDLE_PROMOTED = "BUNDLE_PROMOTED"
+    BUNDLE_ROLLED_BACK = "BUNDLE_ROLLED_BACK"
     RESULT_DELIVERED = "RESULT_DELIVERED"
     RESULT_OMITTED = "RESULT_OMITTED"
     RESULT_REJECTED = "RESULT_REJECTED"
 
 
+BUNDLE_EVENTS = (AuditEvent.BUNDLE_INSTALLED, AuditEvent.BUNDLE_PROMOTED, AuditEvent.BUNDLE_ROLLED_BACK)
+
+
 def record(ledger: Ledger, event: AuditEvent, *, actor: str, study_instance_uid: str = "", job_id: str = "", detail: str = "") -> None:
-    """Write one line of the audit trail. ``actor`` is an AE title; ``detail`` holds UIDs and reasons, never patient data."""
+    """Write one line of the audit trail. ``actor`` is an AE title or a person; ``detail`` holds UIDs and reasons, never patient data."""
     ledger.add_audit(event, actor=actor, study_instance_uid=study_instance_uid, job_id=job_id, detail=detail)

@@ -26,6 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
 
 
+def say(line: str) -> None:
+    """Print one line of a command's result."""
+    sys.stdout.write(f"{line}\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
@@ -89,7 +94,7 @@ def _add_tools(commands: _Commands[argparse.ArgumentParser]) -> None:
         "cli_commands.send_folder",
     )
     send.add_argument("folder", type=Path, metavar="DIR")
-    send.add_argument("--to", required=True, type=_address, metavar="AET@HOST:PORT", help="the peer")
+    send.add_argument("--to", required=True, type=parse_address, metavar="AET@HOST:PORT", help="the peer")
     predict = _add(
         commands,
         "predict",
@@ -114,7 +119,18 @@ def _add_tools(commands: _Commands[argparse.ArgumentParser]) -> None:
     inspect.add_argument("--json", action="store_true", help="print JSON, as docs/inspect.md describes it")
     _add_config(inspect)
     echo = _add(commands, "echo", "ask a peer for a sign of life (C-ECHO)", "echo PACS@10.0.0.5:104", "cli_commands.echo_peer")
-    echo.add_argument("to", type=_address, metavar="AET@HOST:PORT")
+    echo.add_argument("to", type=parse_address, metavar="AET@HOST:PORT")
+    probe = _add(
+        commands,
+        "probe",
+        "ask a destination what it takes and what a radiologist will see there; nothing is sent",
+        "probe PACS --config node.toml",
+        "cli_peers.probe_peer",
+    )
+    probe.add_argument("to", metavar="AET[@HOST:PORT]", help="a peer of the configuration, or any address")
+    probe.add_argument("--timeout", type=float, default=30.0, metavar="S", help="seconds to wait for an answer (%(default)s)")
+    probe.add_argument("--json", action="store_true", help="print JSON, as docs/destinations.md describes it")
+    _add_config(probe)
     for one in (send, echo):
         one.add_argument("--from", dest="calling", type=_ae_title, default="CERVINODE", metavar="AET", help="our AE title (%(default)s)")
         one.add_argument("--timeout", type=float, default=30.0, metavar="S", help="seconds to wait for an answer (%(default)s)")
@@ -165,34 +181,106 @@ def _add_clinical(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_models(commands: _Commands[argparse.ArgumentParser]) -> None:
-    models = _add(commands, "models", "look at prediction systems and their model bundles", "models list")
+    models = _add(commands, "models", "look after prediction systems and their model bundles", "models list")
     actions = models.add_subparsers(metavar="ACTION", required=True)
-    _add_config(_add(actions, "list", "list systems and bundles", "models list", "cli_commands.list_models"))
-    _add_config(_add(actions, "verify", "verify every bundle's files against its manifest", "models verify", "cli_commands.verify_models"))
+    _add_config(_add(actions, "list", "list systems and bundles; a star marks the one in use", "models list", "cli_models.list_models"))
+    _add_bundle_actions(actions)
     phantom = _add(
-        commands, "phantom", "write a cohort of synthetic studies", "phantom olnm_mri --n 40 --out cohort/", "cli_commands.write_phantoms"
+        commands, "phantom", "write a cohort of synthetic studies", "phantom olnm_mri --n 40 --out cohort/", "cli_training.write_phantoms"
     )
     phantom.add_argument("system", metavar="SYSTEM")
     phantom.add_argument("--n", type=int, default=20, help="number of patients (%(default)s)")
-    phantom.add_argument("--auc", type=float, default=0.8, help="AUC of the planted signal at its best (%(default)s)")
+    phantom.add_argument("--auc", type=float, default=0.8, help="AUC of the planted signal at its best; 0.5 plants nothing (%(default)s)")
     phantom.add_argument("--seed", type=int, default=1, help="the same seed gives the same cohort (%(default)s)")
+    phantom.add_argument("--preset", default="fast", metavar="NAME", help="fast or full: how finely images are sampled (%(default)s)")
+    phantom.add_argument(
+        "--site-shift", type=float, default=0.0, metavar="X", help="how far site B's scanner is off; 1 is clearly (%(default)s)"
+    )
+    phantom.add_argument("--workers", type=int, default=1, metavar="N", help="processes (%(default)s)")
     train = _add(
         commands,
         "train",
         "train a bundle on a cohort",
         "train olnm_mri cohort/cohort.csv --out onnx_models/olnm_mri/site-1",
-        "cli_commands.train_bundle",
+        "cli_training.train_bundle",
     )
     train.add_argument("system", metavar="SYSTEM")
     train.add_argument("cohort", type=Path, metavar="CSV", help="cohort.csv: patient, study, roi, label, site")
     for one in (phantom, train):
         one.add_argument("--out", required=True, type=Path, metavar="DIR")
     train.add_argument("--seed", type=int, default=1, help="the same seed gives the same bundle (%(default)s)")
-    demo = _add(commands, "demo-bundles", "build the demo bundles anew", "demo-bundles", "cli_commands.build_demo_bundles")
+    train.add_argument("--networks", choices=("narrow", "published"), default="narrow", help="size of the networks (%(default)s)")
+    train.add_argument("--weights", type=Path, metavar="FILE", help="state dict to start from (ImageNet, MedicalNet); published networks")
+    train.add_argument("--frozen", action="store_true", help="use the weights as they are")
+    train.add_argument(
+        "--embedding",
+        choices=("split", "crossfit"),
+        default="split",
+        help="train networks on other patients than the classifier (split), or anew in each fold (crossfit, slow) (%(default)s)",
+    )
+    train.add_argument("--late-fusion", action="store_true", help="join a clinical status after the network, not within (small cohorts)")
+    train.add_argument("--repeats", type=int, default=5, metavar="N", help="of the nested cross-validation (%(default)s)")
+    train.add_argument("--permutations", type=int, default=20, metavar="N", help="of the labels, to test the recipe itself (%(default)s)")
+    train.add_argument("--combat", action="store_true", help="harmonise features by site")
+    train.add_argument("--workers", type=int, default=2, metavar="N", help="processes (%(default)s)")
+    evaluate = _add(
+        commands,
+        "evaluate",
+        "judge a bundle on a cohort that had no part in its training",
+        "evaluate onnx_models/olnm_mri/site-1 external/cohort.csv --out evaluation/",
+        "cli_training.evaluate_bundle",
+    )
+    evaluate.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    evaluate.add_argument("cohort", type=Path, metavar="CSV", help="as for train")
+    evaluate.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="where evaluation.json goes; a run that was stopped goes on"
+    )
+    evaluate.add_argument("--workers", type=int, default=2, metavar="N", help="processes (%(default)s)")
+    demo = _add(commands, "demo-bundles", "build the demo bundles anew", "demo-bundles", "cli_training.build_demo_bundles")
+    demo.add_argument("--system", action="append", metavar="NAME", help="one system's only; may be repeated")
     _add_config(demo)
 
 
-def _address(text: str) -> tuple[str, str, int]:
+def _add_bundle_actions(actions: _Commands[argparse.ArgumentParser]) -> None:
+    verify = _add(
+        actions, "verify", "verify bundles: files, graphs, golden cases", "models verify olnm_mri/site-1", "cli_models.verify_models"
+    )
+    verify.add_argument("bundle", nargs="?", type=Path, metavar="BUNDLE", help="its folder, or SYSTEM/VERSION; all by default")
+    install = _add(actions, "install", "verify a bundle and install it", "models install site-1.zip", "cli_models.install_model")
+    install.add_argument("source", type=Path, metavar="ZIP_OR_DIR")
+    install.add_argument("--by", default="", metavar="NAME", help="who installs it, for the audit trail; the user's name by default")
+    promote = _add(
+        actions,
+        "promote",
+        "put a bundle to use",
+        'models promote olnm_mri site-1 --to validated --by "Dr A. Example" --evaluation evaluation.json',
+        "cli_models.promote_model",
+    )
+    rollback = _add(
+        actions,
+        "rollback",
+        "take a system's last promotion back",
+        'models rollback olnm_mri --by "Dr A. Example"',
+        "cli_models.roll_back_model",
+    )
+    for one in (promote, rollback):
+        one.add_argument("system", metavar="SYSTEM")
+        one.add_argument("--by", required=True, metavar="NAME", help="the person who answers for it")
+        one.add_argument("--key", type=Path, metavar="FILE", help="private key that signs the decision; needed where the node trusts keys")
+    promote.add_argument("version", metavar="VERSION")
+    promote.add_argument("--to", required=True, choices=("research", "validated"), help="the status that its results show")
+    promote.add_argument("--evaluation", type=Path, metavar="FILE", help="evaluation.json of `cervinode evaluate`; needed for validated")
+    for one in (verify, install, promote, rollback):
+        _add_config(one)
+    keygen = _add(actions, "keygen", "make a key that signs bundles", "models keygen --out site.key", "cli_models.make_key")
+    keygen.add_argument("--out", required=True, type=Path, metavar="FILE", help="where the private key goes; keep it off the node")
+    sign = _add(actions, "sign", "sign a bundle", "models sign olnm_mri/site-1 --key site.key", "cli_models.sign_model")
+    sign.add_argument("bundle", type=Path, metavar="BUNDLE", help="its folder")
+    sign.add_argument("--key", required=True, type=Path, metavar="FILE", help="private key")
+
+
+def parse_address(text: str) -> tuple[str, str, int]:
+    """Return AE title, host and port of ``AET@HOST:PORT``; raises :class:`argparse.ArgumentTypeError` where it is none."""
     title, at, place = text.partition("@")
     host, colon, port = place.rpartition(":")
     if not (title and at and host and colon and port.isdecimal() and 0 < int(port) < 65536):

@@ -6,16 +6,15 @@ import json
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from node.cli import FAILED, OK, REFUSED
+from node.cli import FAILED, OK, REFUSED, say
 from node.config import Settings, load_settings
-from pipelines.errors import BundleError, CohortError, ConfigError, InputError
+from pipelines.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from pipelines.spec import PipelineSpec
@@ -28,10 +27,6 @@ _PARENT_CHECK_S = 1.0
 def settings_of(args: Namespace) -> Settings:
     """Return the settings that a command runs with."""
     return load_settings(args.config or (_DEFAULT_CONFIG if _DEFAULT_CONFIG.is_file() else None))
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
 
 
 def serve(args: Namespace) -> int:
@@ -88,9 +83,9 @@ def send_folder(args: Namespace) -> int:
     sent = send(files, Address(*args.to), calling_ae_title=args.calling, timeout_s=args.timeout)
     for one in sent:
         if one.answer is not Answer.ACCEPTED:
-            _say(f"{one.path}: {one.answer.lower()}, {one.detail}")
+            say(f"{one.path}: {one.answer.lower()}, {one.detail}")
     accepted = sum(one.answer is Answer.ACCEPTED for one in sent)
-    _say(f"{accepted} of {len(sent)} instances accepted by {Address(*args.to)}")
+    say(f"{accepted} of {len(sent)} instances accepted by {Address(*args.to)}")
     return OK if accepted == len(sent) else FAILED
 
 
@@ -99,18 +94,20 @@ def echo_peer(args: Namespace) -> int:
     from node.dicom.scu import Address, echo
 
     echo(Address(*args.to), calling_ae_title=args.calling, timeout_s=args.timeout)
-    _say(f"{Address(*args.to)} answers")
+    say(f"{Address(*args.to)} answers")
     return OK
 
 
 def predict_folder(args: Namespace) -> int:
     """Run systems on a folder; exit code 3 when one of them refused, 1 when one failed."""
     from node.jobs import ResultStatus
+    from node.planning import refer_to_bundle
     from node.predict import predict, summarise
 
     settings = settings_of(args)
     specs = _specs(settings)
-    chosen = [_spec(specs, name) for name in args.system] if args.system else list(specs.values())
+    usable = [spec for spec in specs.values() if refer_to_bundle(settings.node.models_root, spec).digest]
+    chosen = [_spec(specs, name) for name in args.system] if args.system else usable
     args.out.mkdir(parents=True, exist_ok=True)
     results = predict(
         args.folder,
@@ -118,18 +115,20 @@ def predict_folder(args: Namespace) -> int:
         specs=chosen,
         models_root=settings.node.models_root,
         station=settings.node.ae_title,
+        language=settings.node.language,
         clinical=_read_clinical(args.clinical) if args.clinical else {},
+        trusted_keys=settings.node.trusted_keys,
     )
     if args.json:
-        _say(json.dumps(summarise(results), indent=2))
+        say(json.dumps(summarise(results), indent=2))
     else:
         for result in results:
             outcome = result.outcome
             number = "" if outcome.probability is None else f" probability {outcome.probability:.4f}, {outcome.call}"
-            _say(f"{outcome.system}: {outcome.status}{number}")
+            say(f"{outcome.system}: {outcome.status}{number}")
             for reason in outcome.reasons:
-                _say(f"  {reason}")
-        _say(f"{sum(len(r.outcome.objects) for r in results)} objects and summary.json in {args.out}")
+                say(f"  {reason}")
+        say(f"{sum(len(r.outcome.objects) for r in results)} objects and summary.json in {args.out}")
     statuses = {r.outcome.status for r in results}
     return FAILED if ResultStatus.FAILED in statuses else REFUSED if ResultStatus.REFUSED in statuses else OK
 
@@ -158,93 +157,23 @@ def inspect_folder(args: Namespace) -> int:
 
 
 def check_config(args: Namespace) -> int:
-    """Check that the settings are valid and that systems and bundles exist."""
-    from pipelines.models.bundle import find_bundle, load_bundle
+    """Check that the settings are valid, that systems and bundles exist, and that a result can be seen where it goes."""
+    from node.cli_peers import check_destinations
+    from pipelines.models.bundle import choose_bundle, load_bundle
 
     settings = settings_of(args)
     specs = _specs(settings)
     for name in sorted({name for route in settings.routes for name in route.systems}):
         spec = _spec(specs, name)
-        bundle = load_bundle(find_bundle(settings.node.models_root, spec), spec)
-        _say(f"system {name}: bundle {bundle.manifest.version} ({bundle.manifest.status})")
+        used = choose_bundle(settings.node.models_root, spec, trusted_keys=settings.node.trusted_keys)
+        bundle = load_bundle(used.folder, spec, trusted_keys=settings.node.trusted_keys)
+        say(f"system {name}: bundle {bundle.manifest.version} ({used.status})")
     if not any(peer.may_send for peer in settings.peers):
         raise ConfigError("[[peers]]: no peer may send, so the node could not receive anything; list at least one")
+    check_destinations(settings)
     node = settings.node
-    _say(f"{node.ae_title} on {node.host}:{node.port}: {len(settings.peers)} peers, {len(settings.routes)} routes")
+    say(f"{node.ae_title} on {node.host}:{node.port}: {len(settings.peers)} peers, {len(settings.routes)} routes")
     return OK
-
-
-def list_models(args: Namespace) -> int:
-    """List systems and their bundles."""
-    from pipelines.models.bundle import list_bundles, load_bundle
-
-    settings = settings_of(args)
-    folders = list(list_bundles(settings.node.models_root))
-    for spec in _specs(settings).values():
-        own = [load_bundle(f, spec) for f in folders if f.parent.name == spec.name]
-        _say(f"{spec.name}: {spec.title} ({spec.source})")
-        for bundle in own:
-            _say(f"  {bundle.manifest.version}  {bundle.manifest.status}  sha256 {bundle.digest[:12]}  {bundle.folder}")
-        if not own:
-            _say("  no bundle")
-    return OK
-
-
-def verify_models(args: Namespace) -> int:
-    """Verify every bundle; all problems are named."""
-    from pipelines.models.bundle import list_bundles, load_bundle
-
-    settings, problems = settings_of(args), 0
-    specs = _specs(settings)
-    folders = list(list_bundles(settings.node.models_root))
-    for folder in folders:
-        try:
-            bundle = load_bundle(folder, _spec(specs, folder.parent.name))
-            _say(f"ok      {bundle.label}  {len(bundle.manifest.files)} files")
-        except (BundleError, ConfigError) as error:
-            problems += 1
-            _say(f"FAILED  {error}")
-    if not folders:
-        raise BundleError(f"no bundle below {settings.node.models_root}")
-    return FAILED if problems else OK
-
-
-def write_phantoms(args: Namespace) -> int:
-    """Write a synthetic cohort."""
-    from pipelines.phantoms.cohort import write_cohort
-
-    try:
-        path = write_cohort(args.out, args.system, n=args.n, auc=args.auc, seed=args.seed, progress=_say)
-    except ValueError as error:
-        raise CohortError(str(error)) from error
-    _say(str(path))
-    return OK
-
-
-def train_bundle(args: Namespace) -> int:
-    """Train a bundle."""
-    _check_training_is_installed()
-    from pipelines.training.train import train
-
-    _say(str(train(args.system, args.cohort, out=args.out, seed=args.seed, progress=_say)))
-    return OK
-
-
-def build_demo_bundles(args: Namespace) -> int:
-    """Build the demo bundles."""
-    _check_training_is_installed()
-    from pipelines.training import demo as training_demo
-
-    training_demo.build_demo_bundles(settings_of(args).node.models_root, progress=_say)
-    return OK
-
-
-def _check_training_is_installed() -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in ("torch", "sklearn", "lightgbm", "skl2onnx") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"training needs {', '.join(missing)}: install cervinode[train]")
 
 
 def _specs(settings: Settings) -> dict[str, PipelineSpec]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pwd
-import sys
 from argparse import Namespace
 from datetime import UTC, datetime
 
-from node.cli import OK
+from node.cli import OK, say
 from node.cli_commands import settings_of
 from node.clinical import stored_record
 from node.jobs import FINAL, JobState
@@ -20,10 +19,6 @@ from pipelines.errors import CervinodeError, ConfigError
 from pipelines.features.clinical import parse_all
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-
-
 def list_jobs(args: Namespace) -> int:
     """List jobs."""
     unknown = [s for s in args.state or [] if s.upper() not in JobState.__members__]
@@ -32,20 +27,20 @@ def list_jobs(args: Namespace) -> int:
     with _ledger(args) as ledger:
         jobs = ledger.jobs(*(JobState(s.upper()) for s in args.state or []))
     if args.json:
-        _say(json.dumps([_as_json(job) for job in jobs], indent=2))
+        say(json.dumps([_as_json(job) for job in jobs], indent=2))
         return OK
     for job in jobs:
         order = job.order
         words = (
             order.job_id,
-            f"{job.state:<9}",
+            f"{job.state + (', omissions' if job.n_omitted else ''):<9}",
             order.system,
             f"v{order.version}",
             _iso(job.created_at),
             order.study_instance_uid,
             job.detail,
         )
-        _say("  ".join(words))
+        say("  ".join(words))
     return OK
 
 
@@ -60,7 +55,7 @@ def show_job(args: Namespace) -> int:
         "audit": [{"at": _iso(a.at), "event": a.event, "actor": a.actor, "detail": a.detail} for a in trail],
     }
     if args.json:
-        _say(json.dumps(shown, indent=2))
+        say(json.dumps(shown, indent=2))
         return OK
     for name, value in shown.items():
         _say_value(name, value)
@@ -72,11 +67,11 @@ def _say_value(name: str, value: object) -> None:
     if isinstance(value, dict):
         value = [f"{key}: {part}" for key, part in value.items() if key != "objects"]
     if not isinstance(value, list):
-        _say(f"{name}: {value}")
+        say(f"{name}: {value}")
         return
-    _say(f"{name}:")
+    say(f"{name}:")
     for line in value:
-        _say(f"  {'  '.join(str(v) for v in line.values()) if isinstance(line, dict) else line}")
+        say(f"  {'  '.join(str(v) for v in line.values()) if isinstance(line, dict) else line}")
 
 
 def retry_job(args: Namespace) -> int:
@@ -90,7 +85,7 @@ def retry_job(args: Namespace) -> int:
     if job.state not in FINAL:
         raise ConfigError(f"job {job.order.job_id} is {job.state}; only a finished job can run again")
     StudyStore(settings_of(args).node.storage_root).add_request(json.dumps({"retry": job.order.job_id}).encode())
-    _say(f"asked for: job {job.order.job_id} runs again as a new version")
+    say(f"asked for: job {job.order.job_id} runs again as a new version")
     return OK
 
 
@@ -99,7 +94,7 @@ def clinical(args: Namespace) -> int:
     with _ledger(args) as ledger:
         stored = stored_record(ledger, args.study)
     if not args.values:
-        _say(json.dumps(stored, indent=2))
+        say(json.dumps(stored, indent=2))
         return OK
     if wrong := [text for text in args.values if "=" not in text]:
         raise ConfigError(f"{wrong[0]!r} is not of the form NAME=VALUE")
@@ -108,7 +103,7 @@ def clinical(args: Namespace) -> int:
     user = pwd.getpwuid(os.getuid()).pw_name
     request = {"clinical": args.study, "values": stated, "by": user}
     StudyStore(settings_of(args).node.storage_root).add_request(json.dumps(request).encode())
-    _say(f"asked for: {', '.join(stated)} of study {args.study}")
+    say(f"asked for: {', '.join(stated)} of study {args.study}")
     return OK
 
 
@@ -128,6 +123,7 @@ def _as_json(job: Job) -> dict[str, object]:
     return {
         "job": order.job_id,
         "state": job.state,
+        "omitted": job.n_omitted,
         "system": order.system,
         "version": order.version,
         "study": order.study_instance_uid,

@@ -35,6 +35,7 @@ def check_ae_title(text: str) -> str:
 
 
 AeTitle = Annotated[str, AfterValidator(check_ae_title)]
+PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Table(BaseModel):
@@ -56,6 +57,10 @@ class NodeTable(_Table):
         default=Path("cervinode-data"), description="folder of studies, results and ledger; a worker host mounts the same one"
     )
     models_root: Path = Field(default=_PACKAGED_MODELS, description="folder of model bundles; by default those that came with the program")
+    trusted_keys: tuple[PublicKey, ...] = Field(
+        default=(),
+        description="public keys (64 hex digits, `cervinode models keygen`) of those who may release bundles; empty accepts unsigned ones",
+    )
     systems_path: Path | None = Field(
         default=None, description="folder with further system declarations (*.py, run at start); none by default"
     )
@@ -70,6 +75,9 @@ class NodeTable(_Table):
     )
     min_free_mb: int = Field(
         default=2048, ge=0, description="megabytes of free disk below which images are refused with 0xA700, before the disk is full"
+    )
+    language: Literal["en", "zh"] = Field(
+        default="en", description="of the sentences in reports and captures; codes keep their own meanings"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severity that node and workers log; JSON lines on stderr, without names of patients"
@@ -128,6 +136,14 @@ class Peer(_Table):
     query: bool = Field(
         default=False,
         description="whether it is asked (C-FIND) what belongs to a study that it sent, and for what is missing (C-MOVE to our AE title)",
+    )
+    report: Literal["comprehensive-3d", "comprehensive", "enhanced", "text"] = Field(
+        default="comprehensive-3d",
+        description="richest kind of structured report that its viewers show; it gets the first from here down that it takes",
+    )
+    may_show_nothing: bool = Field(
+        default=False,
+        description="acknowledges that it takes neither a report nor captures, so that nobody sees a result there; else that is an error",
     )
 
 
@@ -217,6 +233,11 @@ class Settings(BaseSettings):
     def peer(self, ae_title: str) -> Peer | None:
         """Return the peer with this AE title, or ``None`` when there is no such peer."""
         return next((p for p in self.peers if p.ae_title == ae_title), None)
+
+    def destinations(self) -> list[Peer]:
+        """Return the peers that get results of some route."""
+        wanted = {title for route in self.routes for title in route.to}
+        return [peer for peer in self.peers if peer.ae_title in wanted]
 
     def quiet_s(self, calling_ae_title: str) -> float:
         """Return the quiet time of a calling AE in seconds."""

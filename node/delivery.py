@@ -1,30 +1,39 @@
 """Deliver results: the stored objects of finished jobs go to the destinations of their route, in order, until each has an answer.
 
 What a peer has accepted is written down at once and never sent again. A peer that is down is tried for ever, with growing pauses; one that
-does not take a kind of object gets the others.
+does not take a kind of object gets the others. A report goes as the richest SOP class that the peer takes; the choice is written down
+before it is sent.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from io import BytesIO
 from itertools import groupby
 
+import pydicom
+from pydicom.uid import SecondaryCaptureImageStorage
+
 from node.audit import AuditEvent, record
-from node.config import Settings
-from node.dicom.scu import Address, Answer, Sent, send
-from node.jobs import JobState
+from node.config import Peer, Settings
+from node.destinations import Destinations, address_of, richest_report
+from node.dicom.probe import CONTEXTS, KINDS, Profile, report_chain
+from node.dicom.scu import Answer, Sent, StoreAssociation, contexts_of, open_store
+from node.jobs import JobState, OutcomeObject
 from node.log import fields
 from node.storage.files import StudyStore
 from node.storage.ledger import Ledger
 from node.storage.records import Delivery, DeliveryState, Job
 from pipelines.errors import InputError, TransportError
+from structured_reports.variants import REPORT_CLASSES, convert, convertible_classes
 
 _EVENTS = {
     DeliveryState.ACCEPTED: AuditEvent.RESULT_DELIVERED,
     DeliveryState.OMITTED: AuditEvent.RESULT_OMITTED,
     DeliveryState.REJECTED: AuditEvent.RESULT_REJECTED,
 }
+_READABLE = {*REPORT_CLASSES, SecondaryCaptureImageStorage}  # what a radiologist can read in a plain viewer
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +43,7 @@ class Deliverer:
 
     def __init__(self, settings: Settings, *, store: StudyStore, ledger: Ledger) -> None:
         self._settings, self._store, self._ledger = settings, store, ledger
+        self.destinations = Destinations(settings, ledger=ledger)
         self._failures: dict[str, int] = {}  # in a row, by destination
         self._not_before: dict[str, float] = {}
 
@@ -49,29 +59,61 @@ class Deliverer:
                 self._conclude(job, deliveries)
 
     def _send(self, job_id: str, destination: str, items: Sequence[Delivery], now: float) -> None:
-        folder = self._store.result_folder(job_id)
-        waiting = {folder / item.path: item for item in items}
+        stored = _objects(self._ledger.job(job_id))
         failed = []
-
-        def note(sent: Sent) -> None:
-            self._record_answer(waiting.pop(sent.path), sent)
-            if sent.answer is Answer.FAILED:
-                failed.append(sent.detail)
-
         try:
-            send(
-                list(waiting),
-                self._address(destination),
-                calling_ae_title=self._settings.node.ae_title,
-                timeout_s=self._settings.delivery.timeout_s,
-                on_answer=note,
-            )
+            peer = self._peer(destination)
+            contexts = [*CONTEXTS, *contexts_of(self._store.result_folder(job_id) / item.path for item in items)]
+            title, timeout_s = self._settings.node.ae_title, self._settings.delivery.timeout_s
+            with open_store(address_of(peer), contexts, calling_ae_title=title, timeout_s=timeout_s) as association:
+                self.destinations.note(peer, Profile.of(association))
+                for item in items:
+                    chosen, sent = self._hand_over(association, item, stored[item.position], peer)
+                    self._record_answer(chosen, sent)
+                    failed += [sent.detail] if sent.answer is Answer.FAILED else []
         except TransportError as error:
             failed.append(str(error))
         except InputError as error:
-            for item in waiting.values():
+            for item in items:
                 self._end(item, DeliveryState.REJECTED, f"cannot be sent: {error}")
         self._pause(destination, now, failed)
+
+    def _hand_over(self, association: StoreAssociation, item: Delivery, stored: OutcomeObject, peer: Peer) -> tuple[Delivery, Sent]:
+        """Send one object, a report as the first SOP class that the peer takes; return what was chosen and the answer."""
+        folder = self._store.result_folder(item.job_id)
+        if stored.sop_class_uid not in REPORT_CLASSES:
+            return item, association.store(folder / item.path)
+        for sop_class in self._classes(item, stored, peer):
+            if not association.accepts(sop_class):
+                continue
+            item = self._choose(item, stored, sop_class)
+            sent = association.store(folder / item.path)
+            if sent.answer is not Answer.OMITTED:
+                kind = "" if item.path == stored.path else f" as {KINDS[sop_class]}"
+                return item, Sent(sent.path, sent.answer, sent.detail + kind)
+        return item, Sent(folder / item.path, Answer.OMITTED, f"{address_of(peer)} accepts the report in none of its SOP classes")
+
+    def _classes(self, item: Delivery, stored: OutcomeObject, peer: Peer) -> list[str]:
+        """Return the SOP classes to try. A variant chosen earlier comes first: it may have arrived without our hearing of it."""
+        folder = self._store.result_folder(item.job_id)
+        possible = convertible_classes(pydicom.dcmread(folder / stored.path))
+        chain = [c for c in report_chain(richest_report(peer)) if c in possible]
+        before = _variant_class(item, stored)
+        return list(dict.fromkeys([*([before] if before else []), *chain]))
+
+    def _choose(self, item: Delivery, stored: OutcomeObject, sop_class: str) -> Delivery:
+        """Have a report go out as this SOP class, and write that down."""
+        folder = self._store.result_folder(item.job_id)
+        name, uid = stored.path, stored.sop_instance_uid
+        if sop_class != stored.sop_class_uid:
+            name = _variant_name(stored.path, sop_class)
+            variant = convert(pydicom.dcmread(folder / stored.path), sop_class)
+            uid = str(variant.SOPInstanceUID)
+            if not (folder / name).exists():
+                buffer = BytesIO()
+                pydicom.dcmwrite(buffer, variant, enforce_file_format=True)
+                self._store.keep_variant(item.job_id, name, buffer.getvalue())
+        return item if item.path == name else self._ledger.redirect_delivery(item, name, uid)
 
     def _pause(self, destination: str, now: float, failed: Sequence[str]) -> None:
         if not failed:
@@ -85,11 +127,11 @@ class Deliverer:
         self._not_before[destination] = now + pause_s
         log.warning("delivery failed", extra=fields(destination=destination, reason=failed[-1], again_in_s=pause_s))
 
-    def _address(self, destination: str) -> Address:
+    def _peer(self, destination: str) -> Peer:
         peer = self._settings.peer(destination)
         if peer is None:
             raise TransportError(f"{destination} is no longer among the peers")
-        return Address(peer.ae_title, peer.host, peer.port)
+        return peer
 
     def _record_answer(self, item: Delivery, sent: Sent) -> None:
         if sent.answer is not Answer.FAILED:
@@ -105,18 +147,13 @@ class Deliverer:
         record(self._ledger, _EVENTS[state], actor=item.destination, job_id=item.job_id, detail=f"{item.sop_instance_uid}: {detail}")
 
     def _conclude(self, job: Job, deliveries: Sequence[Delivery]) -> None:
-        """End a job whose objects all have an answer. It has failed if a destination rejected an object or took none at all."""
+        """End a job whose objects all have an answer. It has failed if a destination rejected an object or shows a reader nothing."""
         assert job.outcome is not None
         problems, notes = [], list(job.outcome.reasons)
         for destination, group in groupby(deliveries, key=lambda d: d.destination):
-            states = [d.state for d in group]
-            omitted, rejected = states.count(DeliveryState.OMITTED), states.count(DeliveryState.REJECTED)
-            if rejected:
-                problems.append(f"{destination} rejected {rejected} of {len(states)} objects")
-            elif omitted == len(states):
-                problems.append(f"{destination} accepts none of the {omitted} objects")
-            elif omitted:
-                notes.append(f"{destination} does not accept {omitted} of {len(states)} objects, which were left out")
+            problem, note = self._sum_up(destination, list(group), _objects(job))
+            problems += [problem] if problem else []
+            notes += note
         state = JobState.FAILED if problems else JobState(job.outcome.status)
         self._ledger.move(job.order.job_id, state, detail="; ".join(problems or notes))
         record(
@@ -127,4 +164,39 @@ class Deliverer:
             job_id=job.order.job_id,
             detail=f"{state}: {'; '.join(problems or notes)}",
         )
-        log.info("job ended", extra=fields(job=job.order.job_id, state=state, problems=problems))
+        log.info("job ended", extra=fields(job=job.order.job_id, state=state, problems=problems, omitted=job.n_omitted))
+
+    def _sum_up(self, destination: str, items: Sequence[Delivery], stored: Sequence[OutcomeObject]) -> tuple[str, list[str]]:
+        """Return what is wrong at a destination, and what else a person should know of the delivery there."""
+        by_state = {state: [d for d in items if d.state is state] for state in DeliveryState}
+        omitted, taken = by_state[DeliveryState.OMITTED], by_state[DeliveryState.ACCEPTED]
+        if rejected := by_state[DeliveryState.REJECTED]:
+            return f"{destination} rejected {len(rejected)} of {len(items)} objects", []
+        if omitted and not taken:
+            return f"{destination} accepts none of the {len(items)} objects", []
+        peer = self._settings.peer(destination)
+        if taken and not any(stored[d.position].sop_class_uid in _READABLE for d in taken) and not (peer and peer.may_show_nothing):
+            return f"{destination} took neither a report nor a capture: a radiologist sees nothing there", []
+        variants = [c for d in taken if (c := _variant_class(d, stored[d.position]))]
+        notes = [f"{destination} got the report as {KINDS[c]}" for c in dict.fromkeys(variants)]
+        if omitted:
+            kinds = sorted({KINDS.get(stored[d.position].sop_class_uid, stored[d.position].sop_class_uid) for d in omitted})
+            notes.insert(
+                0, f"delivered with omissions: {destination} does not accept {len(omitted)} of {len(items)} objects ({', '.join(kinds)})"
+            )
+        return "", notes
+
+
+def _objects(job: Job | None) -> tuple[OutcomeObject, ...]:
+    """Return the objects of a job that has an outcome, by the positions of its deliveries."""
+    assert job is not None and job.outcome is not None
+    return job.outcome.objects
+
+
+def _variant_name(path: str, sop_class: str) -> str:
+    return f"{path.removesuffix('.dcm')}_{KINDS[sop_class].lower().replace(' ', '_')}.dcm"
+
+
+def _variant_class(item: Delivery, stored: OutcomeObject) -> str | None:
+    """Return the SOP class as which a report goes out, ``None`` where that is its own."""
+    return next((c for c in REPORT_CLASSES if item.path == _variant_name(stored.path, c)), None)

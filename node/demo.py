@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -22,26 +23,34 @@ from pydicom.uid import UID
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
 from node.app import App, build
+from node.clinical import enter
 from node.config import NodeTable, Peer, Settings
 from node.demo_page import render_page
 from node.dicom.scu import Address, Answer, send
 from node.jobs import FINAL, JobState
+from node.planning import refer_to_bundle
 from node.storage.records import Job
 from pipelines.errors import TransportError
 from pipelines.imaging.series import find_dicom_files
 from pipelines.phantoms.dicom import write_study
+from pipelines.phantoms.scanners import COMPLETE
+from pipelines.phantoms.ultrasound_dicom import write_ultrasound_study
 from pipelines.systems import catalogue
+from pipelines.types import SeriesRole
 
 _SENDER = "DEMO_MODALITY"
 _PACS = "DEMO_PACS"
 _SEED = 7
+_NODE_MM = 6.0  # short axis of the largest node in the demonstration's patient
 _TIMEOUT_S = 900.0
 _QUIET_S = 1.0  # the demonstration sends in one go; a real modality needs more
 _STAGES = {
     "read": "reading volumes",
     "segment": "drawing the tumour",
     "preprocess": "correcting bias fields",
+    "shape": "measuring the tumour's shape",
     "radiomics": "measuring radiomic features",
+    "histogram": "measuring the histogram",
     "cnn": "running the networks",
     "classify": "classifying",
     "explain": "explaining",
@@ -77,7 +86,8 @@ class Progress:
 def run(study: Path | None, out: Path) -> int:
     """Run the demonstration and leave ``objects/``, ``summary.json`` and ``index.html`` in ``out``.
 
-    ``study`` is a folder of DICOM files; without one a synthetic pelvis is made. Returns 0 when results came back, 1 when a job FAILED.
+    ``study`` is a folder of DICOM files; without one a synthetic pelvis is made in ``out/phantom``. Returns 0 when results came back, 1
+    when a job FAILED.
 
     Raises
     ------
@@ -89,21 +99,43 @@ def run(study: Path | None, out: Path) -> int:
     progress = Progress()
     with tempfile.TemporaryDirectory(prefix="cervinode-demo-") as scratch:
         work = Path(scratch)
+        known: dict[str, dict[str, object]] = {}
         if study is None:
-            progress.show("making a synthetic pelvic MRI study")
-            study = write_study(work / "phantom", seed=_SEED, vendor="SIEMENS", preset="fast").folder
+            progress.show("making synthetic studies")
+            study, known = _make_studies(out / "phantom", ultrasound=bool(_usable(NodeTable())["US"]))
         files = find_dicom_files(study)
         objects = out / "objects"
         shutil.rmtree(objects, ignore_errors=True)
         objects.mkdir(parents=True)
         with receiving_pacs(objects) as pacs_port:
-            jobs, timings = _send_and_wait(work, files, pacs_port, progress)
+            jobs, timings = _send_and_wait(work, files, known, pacs_port, progress)
         progress.finish()
         summary = _summarise(jobs, objects, timings, f"{len(files)} images sent from {study.name}")
+        summary["study_folder"] = str(study.resolve())
         (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         (out / "index.html").write_text(render_page([out / o["path"] for o in summary["objects"]], files, summary), encoding="utf-8")
     _print_summary(summary, out)
     return int(any(r["status"] == JobState.FAILED for r in summary["results"]))
+
+
+def _make_studies(folder: Path, *, ultrasound: bool) -> tuple[Path, dict[str, dict[str, object]]]:
+    """Write an MRI and, where a system reads it, an ultrasound study; return their folder and what the ward knows of the patients."""
+    shutil.rmtree(folder, ignore_errors=True)
+    mri = write_study(folder / "mri", seed=_SEED, vendor="SIEMENS", preset="fast", roles=COMPLETE, node_short_axis_mm=_NODE_MM)
+    known: dict[str, dict[str, object]] = {mri.study_instance_uid: {"node_short_axis_mm": _NODE_MM}}
+    if ultrasound:
+        us = write_ultrasound_study(folder / "ultrasound", seed=_SEED, preset="fast")
+        known[us.study_instance_uid] = {"max_tumour_diameter_mm": round(us.latents.diameter_mm), "rbc_1e12_per_l": 4.2}
+    return folder, known
+
+
+def _usable(node: NodeTable) -> dict[str, list[str]]:
+    """Return the systems that have a bundle, by the modality that they read."""
+    usable = [spec for spec in catalogue().values() if refer_to_bundle(node.models_root, spec).digest]
+    return {
+        "MR": [spec.name for spec in usable if SeriesRole.TVUS not in spec.required],
+        "US": [spec.name for spec in usable if SeriesRole.TVUS in spec.required],
+    }
 
 
 @contextmanager
@@ -124,20 +156,27 @@ def receiving_pacs(folder: Path) -> Iterator[int]:
 
 
 def _settings(work: Path, pacs_port: int) -> Settings:
-    """Return settings that no environment variable changes."""
+    """Return settings that no environment variable changes: every system that has a bundle runs."""
+    node = NodeTable(port=0, storage_root=work / "node", quiet_s=_QUIET_S, log_level="error")
     return Settings.model_validate(
         {
-            "node": NodeTable(port=0, storage_root=work / "node", quiet_s=_QUIET_S, log_level="error"),
+            "node": node,
             "peers": [
                 Peer(ae_title=_SENDER, host="127.0.0.1", port=pacs_port),
                 Peer(ae_title=_PACS, host="127.0.0.1", port=pacs_port, may_send=False),
             ],
-            "routes": [{"from": [_SENDER], "systems": list(catalogue()), "to": [_PACS]}],
+            "routes": [
+                {"from": [_SENDER], "modalities": [modality], "systems": systems, "to": [_PACS]}
+                for modality, systems in _usable(node).items()
+                if systems
+            ],
         }
     )
 
 
-def _send_and_wait(work: Path, files: list[Path], pacs_port: int, progress: Progress) -> tuple[list[Job], dict[str, float]]:
+def _send_and_wait(
+    work: Path, files: list[Path], known: dict[str, dict[str, object]], pacs_port: int, progress: Progress
+) -> tuple[list[Job], dict[str, float]]:
     settings = _settings(work, pacs_port)
     progress.show("starting the node: listener, Redis, worker")
     app = build(settings)
@@ -151,12 +190,16 @@ def _send_and_wait(work: Path, files: list[Path], pacs_port: int, progress: Prog
         refused = [a for a in answers if a.answer is not Answer.ACCEPTED]
         if len(refused) == len(answers):
             raise TransportError(f"the node took none of the images: {refused[0].detail}")
-        jobs = _wait(app, progress)
+        for study, values in known.items():
+            enter(app.ledger, study, values, how="entered by the demonstration", actor="demo")
+        jobs = _wait(app, progress, studies=len(known) or 1)
         clock.append(time.monotonic())
     finally:
         app.stop()
     start, send_, rest = (b - a for a, b in pairwise(clock))
-    computed = {stage: seconds for job in jobs if job.outcome for stage, seconds in job.outcome.timings_s.items()}
+    computed: dict[str, float] = defaultdict(float)
+    for stage, seconds in (item for job in jobs if job.outcome for item in job.outcome.timings_s.items()):
+        computed[stage] += seconds
     other = max(0.0, rest - sum(computed.values()))
     timings = {
         "start the node": start,
@@ -168,12 +211,12 @@ def _send_and_wait(work: Path, files: list[Path], pacs_port: int, progress: Prog
     return jobs, {stage: round(seconds, 3) for stage, seconds in timings.items()}
 
 
-def _wait(app: App, progress: Progress) -> list[Job]:
+def _wait(app: App, progress: Progress, *, studies: int) -> list[Job]:
     end = time.monotonic() + _TIMEOUT_S
     progress.show("waiting for the study to be complete (quiet time)")
     while time.monotonic() < end:
         jobs = app.ledger.jobs()
-        if jobs and all(job.state in FINAL for job in jobs):
+        if len({job.order.study_instance_uid for job in jobs}) >= studies and all(job.state in FINAL for job in jobs):
             return jobs
         for job in jobs:
             claim = app.claims.find(job.order.job_id)

@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from node.audit import AuditEvent, record
+from node.audit import BUNDLE_EVENTS, AuditEvent, record
 from node.clinical import enter
 from node.intake import Intake
 from node.jobs import FINAL, JobState
@@ -114,11 +114,13 @@ class Dispatcher:
 
 
 def carry_out_requests(*, store: StudyStore, ledger: Ledger, intake: Intake) -> None:
-    """Carry out what operators asked for on the command line; each request is a file: {"retry": job} or {"clinical": study, ...}."""
+    """Carry out what operators asked for on the command line; each is a file: {"retry": ...}, {"clinical": ...}, {"models": ...}."""
     for path in store.requests():
         request = _read_request(path)
         if "clinical" in request:
             _enter_values(request, ledger)
+        elif "models" in request:
+            _record_bundle(request, ledger)
         else:
             job = ledger.job(str(request.get("retry", "")))
             planned = intake.plan_again(job) if job else None
@@ -132,6 +134,13 @@ def _read_request(path: Path) -> dict[str, Any]:
     except ValueError:
         return {}
     return request if isinstance(request, dict) else {}
+
+
+def _record_bundle(request: dict[str, Any], ledger: Ledger) -> None:
+    """Write down in the audit trail what :mod:`node.models` did."""
+    event = next((e for e in BUNDLE_EVENTS if e == request["models"]), None)
+    if event:
+        record(ledger, event, actor=str(request.get("by", "unknown")), detail=str(request.get("detail", "")))
 
 
 def _enter_values(request: dict[str, Any], ledger: Ledger) -> None:

@@ -120,8 +120,9 @@ class Intake:
         return make_job(
             series,
             spec,
-            bundle=refer_to_bundle(self._settings.node.models_root, spec),
+            bundle=refer_to_bundle(self._settings.node.models_root, spec, trusted_keys=self._settings.node.trusted_keys),
             station=self._settings.node.ae_title,
+            language=self._settings.node.language,
             created_at=now,
             earlier=earlier,
             destinations=destinations,
@@ -134,7 +135,7 @@ class Intake:
         study = self._ledger.study(uid)
         route = self._route(spec.name, uid, series)
         return Circumstances(
-            clinical=known_values(self._ledger, uid, series) if spec.clinical else {},
+            clinical=known_values(self._ledger, uid, series) if spec.clinical_names else {},
             completeness=describe(study, self._settings) if study else "",
             gap=find_gap(series, spec, route, n_missing=study.n_missing) if route and study else None,
             waited_s=waited_s,

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.types import SeriesRole
+from pipelines.types import BundleStatus, SeriesRole
 
 
 class JobState(StrEnum):
@@ -97,9 +97,11 @@ class JobOrder(_Frozen):
     refusal: OrderedRefusal | None = None
     clinical: tuple[OrderedValue, ...] = ()
     completeness: str = Field(default="", description="how it was established that the study is complete, in words")
+    bundle_status: BundleStatus | None = Field(default=None, description="as what the bundle is in use; as it calls itself if not given")
     predecessor: str | None = Field(default=None, description="job_id of the result that this one replaces")
     created_at: datetime = Field(description="in the node's time zone; the content date of every result object")
     station: str = Field(description="AE title of the node: device serial number in the results")
+    language: str = Field(default="en", description="of the sentences in the results")
 
 
 class OutcomeObject(_Frozen):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,9 +22,9 @@ from pipelines.errors import BundleError, IncompleteStudy, InputError, MissingCl
 from pipelines.features.clinical import KNOWN
 from pipelines.imaging.elements import text
 from pipelines.imaging.sequences import choose, describe_found
-from pipelines.models.bundle import MANIFEST, find_bundle
+from pipelines.models.bundle import choose_bundle, read_manifest_bytes
 from pipelines.spec import ClinicalInput, PipelineSpec
-from pipelines.types import OUR_MODEL_NAME, ClinicalValue, Series, SeriesRole
+from pipelines.types import OUR_MODEL_NAME, BundleStatus, ClinicalValue, Series, SeriesRole
 
 OUR_MARK = "[RUO]"  # their series descriptions begin with it
 _ROI_MODALITIES = {"SEG", "RTSTRUCT"}
@@ -37,6 +37,7 @@ class BundleReference:
 
     version: str = ""
     digest: str = ""
+    status: BundleStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +67,14 @@ class Circumstances:
 _NOTHING_MORE = Circumstances()
 
 
-def refer_to_bundle(models_root: Path, spec: PipelineSpec) -> BundleReference:
+def refer_to_bundle(models_root: Path, spec: PipelineSpec, *, trusted_keys: Collection[str] = ()) -> BundleReference:
     """Return the bundle in use for a system."""
     try:
-        folder = find_bundle(models_root, spec)
+        choice = choose_bundle(models_root, spec, trusted_keys=trusted_keys)
+        digest = hashlib.sha256(read_manifest_bytes(choice.folder)).hexdigest()
     except BundleError:
         return BundleReference()
-    return BundleReference(version=folder.name, digest=hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest())
+    return BundleReference(version=choice.folder.name, digest=digest, status=choice.status)
 
 
 def is_own_result(instance: Dataset) -> bool:
@@ -107,6 +109,7 @@ def make_job(
     bundle: BundleReference,
     station: str,
     created_at: datetime,
+    language: str = "en",
     earlier: Sequence[Job] = (),
     destinations: tuple[str, ...] = (),
     problem: InputError | None = None,
@@ -120,7 +123,7 @@ def make_job(
     wrong with reading; ``again`` asks for a new version whatever there was.
     """
     waiting = earlier[-1].order if earlier and earlier[-1].state is JobState.WAITING else None
-    clinical = {c.name: known.clinical[c.name] for c in spec.clinical if c.name in known.clinical}
+    clinical = {name: known.clinical[name] for name in spec.clinical_names if name in known.clinical}
     chosen, error = _choose(series, spec, problem)
     waits, error = _judge(error, spec, clinical, known)
     key = job_key(series[0].header.study_instance_uid, spec.name, bundle.digest, _identity(series, spec, chosen, clinical, error))
@@ -132,6 +135,7 @@ def make_job(
         system=spec.name,
         bundle_version=bundle.version,
         bundle_digest=bundle.digest,
+        bundle_status=bundle.status,
         study_instance_uid=series[0].header.study_instance_uid,
         version=version,
         sop_instance_uids=tuple(sorted(_instances(series))),
@@ -142,6 +146,7 @@ def make_job(
         predecessor=waiting.predecessor if waiting else earlier[-1].order.job_id if earlier else None,
         created_at=created_at,
         station=station,
+        language=language,
     )
     if not waits:
         return PlannedJob(order=order, key=key, destinations=destinations)

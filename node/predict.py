@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -43,7 +43,9 @@ def predict(
     specs: Iterable[PipelineSpec],
     models_root: Path,
     station: str,
+    language: str = "en",
     clinical: Mapping[str, ClinicalValue] | None = None,
+    trusted_keys: Collection[str] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Predicted]:
     """Run each system on each study in ``folder``; write the objects to ``out/objects`` and ``out/summary.json``.
@@ -61,15 +63,22 @@ def predict(
         store = StudyStore(Path(scratch))
         store.prepare()
         claims = Claims(store.running, heartbeat_s=_HEARTBEAT_S)
-        worker = Worker(store=store, claims=claims, models_root=models_root, specs=chosen, max_attempts=1)
+        worker = Worker(store=store, claims=claims, models_root=models_root, specs=chosen, max_attempts=1, trusted_keys=trusted_keys)
         studies, problem = _by_study(folder)
         for study, series in studies.items():
             _link(store, study, series)
             known = Circumstances(clinical={**from_study(series), **(clinical or {})})
             for spec in chosen.values():
-                bundle = refer_to_bundle(models_root, spec)
+                bundle = refer_to_bundle(models_root, spec, trusted_keys=trusted_keys)
                 job = make_job(
-                    series, spec, bundle=bundle, station=station, created_at=datetime.now().astimezone(), known=known, problem=problem
+                    series,
+                    spec,
+                    bundle=bundle,
+                    station=station,
+                    language=language,
+                    created_at=datetime.now().astimezone(),
+                    known=known,
+                    problem=problem,
                 )
                 outcome = worker.execute(job.order, progress=progress) if job else None
                 if outcome:

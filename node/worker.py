@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -27,6 +27,7 @@ from pipelines.models.bundle import Bundle, find_bundle, load_bundle
 from pipelines.spec import PipelineSpec
 from pipelines.systems import catalogue
 from pipelines.types import Choice, ClinicalValue, Evidence, Prediction, Refusal, Series, SeriesRole
+from structured_reports.attributes import SR_SERIES
 from structured_reports.build import build_refusal, build_result
 from structured_reports.context import Predecessor, ReportContext
 
@@ -74,10 +75,17 @@ class Worker:
     """Executes orders. Bundles stay open between them."""
 
     def __init__(
-        self, *, store: StudyStore, claims: Claims, models_root: Path, specs: Mapping[str, PipelineSpec], max_attempts: int
+        self,
+        *,
+        store: StudyStore,
+        claims: Claims,
+        models_root: Path,
+        specs: Mapping[str, PipelineSpec],
+        max_attempts: int,
+        trusted_keys: Collection[str] = (),
     ) -> None:
         self._store, self._claims, self._models_root, self._specs = store, claims, models_root, specs
-        self._max_attempts = max_attempts
+        self._max_attempts, self._trusted_keys = max_attempts, trusted_keys
         self._bundles: dict[str, Bundle] = {}
 
     def execute(self, order: JobOrder, *, progress: Callable[[str], None] = lambda _: None) -> JobOutcome | None:
@@ -122,6 +130,7 @@ class Worker:
         clinical = {v.name: ClinicalValue(v.name, v.value, v.words, v.source) for v in order.clinical}
         case = replace(load_case(series, _chosen(order, series), spec), clinical=clinical)
         prediction, evidence = run(spec, bundle, case, progress=stages.enter)
+        prediction = replace(prediction, bundle_status=order.bundle_status or prediction.bundle_status)
         stages.enter("report")
         objects = build_result(_used(series, order, evidence), prediction, evidence, self._context(order, spec))
         return _Result(ResultStatus.DONE, objects, prediction=prediction)
@@ -157,8 +166,9 @@ class Worker:
     def _bundle(self, order: JobOrder, spec: PipelineSpec) -> Bundle:
         """Return the bundle that was ordered, verified when it is first used."""
         if order.bundle_digest not in self._bundles:
-            folder = self._models_root / spec.name / order.bundle_version if order.bundle_version else find_bundle(self._models_root, spec)
-            bundle = load_bundle(folder, spec)
+            named = self._models_root / spec.name / order.bundle_version if order.bundle_version else None
+            folder = named or find_bundle(self._models_root, spec, trusted_keys=self._trusted_keys)
+            bundle = load_bundle(folder, spec, trusted_keys=self._trusted_keys)
             if bundle.digest != order.bundle_digest:
                 raise BundleError(f"{bundle.label} on this worker is not the bundle that was ordered; all hosts need the same models")
             self._bundles[bundle.digest] = bundle
@@ -166,14 +176,22 @@ class Worker:
 
     def _context(self, order: JobOrder, spec: PipelineSpec) -> ReportContext:
         predecessor = self._predecessor(order)
-        return ReportContext(spec=spec, created_at=order.created_at, station=order.station, version=order.version, predecessor=predecessor)
+        return ReportContext(
+            spec=spec,
+            created_at=order.created_at,
+            station=order.station,
+            language=order.language,
+            version=order.version,
+            predecessor=predecessor,
+            bundle_status=order.bundle_status,
+        )
 
     def _predecessor(self, order: JobOrder) -> Predecessor | None:
         """Return the SR of the version before, if that one has left any."""
         earlier = self._store.outcome(order.predecessor) if order.predecessor else None
         for item in earlier.objects if earlier else ():
             header = pydicom.dcmread(self._store.result_folder(earlier.job_id) / item.path, stop_before_pixels=True)  # type: ignore[union-attr]
-            if header.Modality == "SR":
+            if header.Modality == "SR" and header.SeriesNumber == SR_SERIES:
                 return Predecessor.of(header)
         return None
 
@@ -218,18 +236,18 @@ def make_worker(settings: Settings) -> Worker:
         models_root=settings.node.models_root,
         specs=catalogue(settings.node.systems_path),
         max_attempts=settings.worker.max_attempts,
+        trusted_keys=settings.node.trusted_keys,
     )
 
 
 def _chosen(order: JobOrder, series: Sequence[Series]) -> dict[SeriesRole, Choice]:
     """Return the choices of the order with their headers."""
-    by_uid = {s.header.series_instance_uid: s for s in series}
+    headers = {s.header.series_instance_uid: s.header for s in series}
     choices = {}
     for chosen in order.chosen:
-        one = by_uid[chosen.series_instance_uid]
-        wanted = set(chosen.sop_instance_uids)
-        instances = tuple(d for d in one.instances if d.SOPInstanceUID in wanted)
-        choices[chosen.role] = Choice(chosen.role, one.header, instances, chosen.score, chosen.reason)
+        wanted = set(chosen.sop_instance_uids)  # of several series where a map is computed from them
+        instances = tuple(d for s in series for d in s.instances if d.SOPInstanceUID in wanted)
+        choices[chosen.role] = Choice(chosen.role, headers[chosen.series_instance_uid], instances, chosen.score, chosen.reason)
     return choices
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,10 +18,12 @@ from pynetdicom.sop_class import Verification
 from pipelines.errors import InputError, TransportError
 
 _MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd ids up to 255
-_PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+PLAIN = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
 _SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.4.2
 _DUPLICATE = 0x0111
 _OUT_OF_RESOURCES = 0xA700  # PS3.4 B.2.3: A7xx
+
+Context = tuple[str, tuple[str, ...]]  # SOP class, and transfer syntaxes of which the peer picks one
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,40 +55,74 @@ class Sent:
     detail: str
 
 
-def send(
-    paths: Sequence[Path],
-    peer: Address,
-    *,
-    calling_ae_title: str,
-    timeout_s: float,
-    on_answer: Callable[[Sent], None] = lambda _: None,
-) -> list[Sent]:
-    """Send files in this order over one association and return an answer per file; ``on_answer`` hears each one as it comes.
+class StoreAssociation:
+    """An open association for C-STORE. It may be closed already: with all contexts rejected."""
 
-    Uncompressed files may go out as Explicit or Implicit VR Little Endian, as the peer prefers; all others as they are.
+    def __init__(self, association: Any, peer: Address) -> None:
+        self.association, self._peer = association, peer
+        self._accepted = {(c.abstract_syntax, c.transfer_syntax[0]) for c in association.accepted_contexts}
+
+    def accepts(self, sop_class_uid: str) -> bool:
+        """Return whether the peer takes uncompressed objects of a class."""
+        return any((sop_class_uid, syntax) in self._accepted for syntax in PLAIN)
+
+    def store(self, path: Path) -> Sent:
+        """Send a file; uncompressed ones as Explicit or Implicit VR Little Endian, as the peer prefers, all others as they are.
+
+        Raises
+        ------
+        TransportError
+            The peer fell silent, broke off or has no room.
+        """
+        if not self.association.is_established and self._accepted:
+            raise TransportError(f"{self._peer} broke off the association")
+        dataset = pydicom.dcmread(path)
+        if missing := [k for k in ("SOPClassUID", "SOPInstanceUID") if not dataset.get(k)]:
+            return Sent(path, Answer.FAILED, f"cannot be sent: it has no {', '.join(missing)}")
+        sop_class, own = UID(dataset.SOPClassUID), UID(dataset.file_meta.TransferSyntaxUID)
+        if not any((sop_class, syntax) in self._accepted for syntax in (PLAIN if own in PLAIN else (own,))):
+            return Sent(path, Answer.OMITTED, f"{self._peer} does not accept {sop_class.name} as {own.name}")
+        try:
+            status = self.association.send_c_store(dataset)
+        except ValueError as error:  # the object itself, say with a UID of more than 64 characters
+            return Sent(path, Answer.FAILED, f"cannot be sent: {error}")
+        except RuntimeError as error:
+            raise TransportError(f"{self._peer}: {error}") from error
+        return _judge(path, status, self._peer)
+
+
+@contextmanager
+def open_store(peer: Address, contexts: Iterable[Context], *, calling_ae_title: str, timeout_s: float) -> Iterator[StoreAssociation]:
+    """Open an association for C-STORE that proposes these contexts, as many as one association can, and release it in the end.
+
+    Raises
+    ------
+    TransportError
+        The peer could not be reached, or rejected the association.
+    """
+    ae = make_ae(calling_ae_title, timeout_s)
+    for sop_class, syntaxes in list(dict.fromkeys(contexts))[: _MAX_CONTEXTS - 1]:
+        ae.add_requested_context(sop_class, list(syntaxes))
+    ae.add_requested_context(Verification)  # keeps the association alive when the peer takes none of the SOP classes
+    association = associate(ae, peer)
+    try:
+        yield StoreAssociation(association, peer)
+    finally:
+        release(association)
+
+
+def send(paths: Sequence[Path], peer: Address, *, calling_ae_title: str, timeout_s: float) -> list[Sent]:
+    """Send files in this order over one association and return an answer per file.
 
     Raises
     ------
     InputError
         A file is no DICOM file.
     TransportError
-        The peer could not be reached, rejected the association or fell silent; answers that came before were reported.
+        The peer could not be reached, rejected the association or fell silent.
     """
-    contexts = _contexts(paths)
-    ae = make_ae(calling_ae_title, timeout_s)
-    for sop_class, syntaxes in contexts[: _MAX_CONTEXTS - 1]:
-        ae.add_requested_context(sop_class, list(syntaxes))
-    ae.add_requested_context(Verification)  # keeps the association alive when the peer takes none of the SOP classes
-    association = associate(ae, peer)
-    answers = []
-    try:
-        for path in paths:
-            sent = _send_one(association, path, peer)
-            on_answer(sent)
-            answers.append(sent)
-    finally:
-        release(association)
-    return answers
+    with open_store(peer, contexts_of(paths), calling_ae_title=calling_ae_title, timeout_s=timeout_s) as association:
+        return [association.store(path) for path in paths]
 
 
 def echo(peer: Address, *, calling_ae_title: str, timeout_s: float) -> None:
@@ -110,16 +146,22 @@ def echo(peer: Address, *, calling_ae_title: str, timeout_s: float) -> None:
         raise TransportError(f"{peer} answered C-ECHO with {describe(status)}")
 
 
-def _contexts(paths: Sequence[Path]) -> list[tuple[str, tuple[str, ...]]]:
-    """Return the presentation contexts that the files need: one per SOP class and transfer syntax, so that the peer can take each."""
-    needed: dict[tuple[str, tuple[str, ...]], None] = {}
+def contexts_of(paths: Iterable[Path]) -> list[Context]:
+    """Return the presentation contexts that files need: one per SOP class and transfer syntax, so that the peer can take each.
+
+    Raises
+    ------
+    InputError
+        A file is no DICOM file.
+    """
+    needed: dict[Context, None] = {}
     for path in paths:
         try:
             meta = pydicom.filereader.read_file_meta_info(path)
             sop_class, syntax = str(meta.MediaStorageSOPClassUID), UID(meta.TransferSyntaxUID)
         except (InvalidDicomError, OSError, EOFError, AttributeError) as error:
             raise InputError(f"{path} is no DICOM file that can be sent: {error}") from error
-        needed[sop_class, _PLAIN if syntax in _PLAIN else (str(syntax),)] = None
+        needed[sop_class, PLAIN if syntax in PLAIN else (str(syntax),)] = None
     return list(needed)
 
 
@@ -149,26 +191,6 @@ def associate(ae: Any, peer: Address) -> Any:
         reason = association.acceptor.primitive
         raise TransportError(f"{peer} rejected the association: {reason.reason_str if reason else 'no reason given'}")
     raise TransportError(f"{peer} cannot be reached, or broke off")
-
-
-def _send_one(association: Any, path: Path, peer: Address) -> Sent:
-    if not association.is_established and association.accepted_contexts:
-        raise TransportError(f"{peer} broke off the association")
-    header = pydicom.dcmread(path)
-    if missing := [k for k in ("SOPClassUID", "SOPInstanceUID") if not header.get(k)]:
-        return Sent(path, Answer.FAILED, f"cannot be sent: it has no {', '.join(missing)}")
-    sop_class = UID(header.SOPClassUID)
-    accepted = {(c.abstract_syntax, c.transfer_syntax[0]) for c in association.accepted_contexts}
-    own = UID(header.file_meta.TransferSyntaxUID)
-    if not any((sop_class, syntax) in accepted for syntax in (_PLAIN if own in _PLAIN else (own,))):
-        return Sent(path, Answer.OMITTED, f"{peer} does not accept {sop_class.name} as {own.name}")
-    try:
-        status = association.send_c_store(header)
-    except ValueError as error:  # the object itself, say with a UID of more than 64 characters
-        return Sent(path, Answer.FAILED, f"cannot be sent: {error}")
-    except RuntimeError as error:
-        raise TransportError(f"{peer}: {error}") from error
-    return _judge(path, status, peer)
 
 
 def _judge(path: Path, status: Any, peer: Address) -> Sent:

@@ -149,6 +149,10 @@ class StudyStore:
         _sync_folder(self._results)
         return outcome
 
+    def keep_variant(self, job_id: str, name: str, content: bytes) -> None:
+        """Add a file to a stored result: one of its objects as another SOP class."""
+        write_durably(self.result_folder(job_id) / name, content)
+
     def add_request(self, content: bytes) -> None:
         """Leave a request for the node."""
         write_durably(self._requests / f"{uuid.uuid4().hex}.json", content)

@@ -11,16 +11,18 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from node.jobs import FINAL, TRANSITIONS, JobOutcome, JobState
 from node.storage.records import AuditLine, ClinicalEntry, Delivery, DeliveryState, Job, PlannedJob, ReceivedInstance, ReceivedStudy
-from node.storage.rows import to_delivery, to_instance, to_job, to_study
+from node.storage.rows import to_delivery, to_instance, to_job, to_study, write_plan
 from node.storage.schema import MIGRATIONS
 from pipelines.errors import CervinodeError
 
 FILE_NAME = "ledger.sqlite3"  # below storage_root
+_JOBS = "SELECT *, (SELECT COUNT(*) FROM deliveries d WHERE d.job_id = jobs.job_id AND d.state = 'OMITTED') AS n_omitted FROM jobs"
 
 
 class LedgerError(CervinodeError):
@@ -174,25 +176,26 @@ class Ledger:
         """
         with self._transaction() as db:
             for job in jobs:
-                _plan(db, study_instance_uid, job, now=time.time())
+                write_plan(db, study_instance_uid, job, now=time.time())
             for column, seen in (("planned_instance_id", seen_instance_id), ("planned_clinical_id", seen_clinical_id)):
                 if seen is not None:
                     db.execute(f"UPDATE studies SET {column} = ? WHERE study_instance_uid = ?", (seen, study_instance_uid))
 
     def job(self, job_id: str) -> Job | None:
         """Return a job, or ``None`` when there is no such job."""
-        rows = self._select("SELECT * FROM jobs WHERE job_id = ?", (job_id,))
+        rows = self._select(f"{_JOBS} WHERE job_id = ?", (job_id,))
         return to_job(rows[0]) if rows else None
 
-    def jobs(self, *states: JobState, study_instance_uid: str | None = None) -> list[Job]:
-        """Return jobs, oldest first: those in one of ``states`` (all states when none is given), of one study or of all."""
+    def jobs(self, *states: JobState, study_instance_uid: str | None = None, last: int = 0) -> list[Job]:
+        """Return jobs, oldest first: those in one of ``states`` (or in any), of one study (or of all); or the ``last`` ones to change."""
         wanted = states or tuple(JobState)
-        query = f"SELECT * FROM jobs WHERE state IN ({', '.join('?' * len(wanted))})"
+        query = f"{_JOBS} WHERE state IN ({', '.join('?' * len(wanted))})"
         values: list[object] = list(wanted)
         if study_instance_uid is not None:
             query += " AND study_instance_uid = ?"
             values.append(study_instance_uid)
-        return [to_job(row) for row in self._select(f"{query} ORDER BY created_at, rowid", values)]
+        order = f"changed_at DESC LIMIT {last}" if last else "created_at, rowid"
+        return [to_job(row) for row in self._select(f"{query} ORDER BY {order}", values)]
 
     def move(self, job_id: str, state: JobState, *, detail: str = "") -> None:
         """Change the state of a job; a move to QUEUED counts as a dispatch.
@@ -250,6 +253,25 @@ class Ledger:
                 (state, detail, int(rejected), time.time(), delivery.job_id, delivery.destination, delivery.position),
             )
 
+    def redirect_delivery(self, delivery: Delivery, path: str, sop_instance_uid: str) -> Delivery:
+        """Write down, before it is sent, that another file of the job's folder goes out instead, and return the delivery as it is now."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE deliveries SET path = ?, sop_instance_uid = ? WHERE job_id = ? AND destination = ? AND position = ?",
+                (path, sop_instance_uid, delivery.job_id, delivery.destination, delivery.position),
+            )
+        return replace(delivery, path=path, sop_instance_uid=sop_instance_uid)
+
+    def destination(self, ae_title: str) -> str | None:
+        """Return what a destination last said that it takes, as it was recorded, or ``None`` when it never answered."""
+        rows = self._select("SELECT profile_json FROM destinations WHERE ae_title = ?", (ae_title,))
+        return str(rows[0][0]) if rows else None
+
+    def record_destination(self, ae_title: str, profile_json: str) -> None:
+        """Write down what a destination says that it takes."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO destinations VALUES (?, ?, ?)", (ae_title, profile_json, time.time()))
+
     def add_audit(self, event: str, *, actor: str, study_instance_uid: str, job_id: str, detail: str) -> None:
         """Write one line of the audit trail."""
         with self._transaction() as db:
@@ -263,23 +285,6 @@ class Ledger:
         where, values = ("", ()) if job_id is None else ("WHERE job_id = ?", (job_id,))
         rows = self._select(f"SELECT at, event, actor, study_instance_uid, job_id, detail FROM audit {where} ORDER BY id", values)
         return [AuditLine(*row) for row in rows]
-
-
-def _plan(db: sqlite3.Connection, study_instance_uid: str, job: PlannedJob, *, now: float) -> None:
-    order, state = job.order, JobState.PLANNED if job.waits_until is None else JobState.WAITING
-    detail = job.waits_for if state is JobState.WAITING else ""
-    content = (job.key, state, order.model_dump_json(), json.dumps(job.destinations), detail, job.waits_until, now)
-    replaced = db.execute(
-        "UPDATE jobs SET key = ?, state = ?, order_json = ?, destinations_json = ?, detail = ?, waits_until = ?, changed_at = ?"
-        " WHERE job_id = ? AND state = ?",
-        (*content, order.job_id, JobState.WAITING),
-    )
-    if not replaced.rowcount:
-        db.execute(
-            "INSERT INTO jobs (key, state, order_json, destinations_json, detail, waits_until, changed_at, created_at, job_id,"
-            " study_instance_uid, system, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*content, now, order.job_id, study_instance_uid, order.system, order.version),
-        )
 
 
 def _check_transition(db: sqlite3.Connection, job_id: str, target: JobState) -> sqlite3.Row:

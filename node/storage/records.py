@@ -81,11 +81,15 @@ class Job:
     created_at: float
     changed_at: float
     waits_until: float | None = None  # of a WAITING job, seconds since 1970
+    n_omitted: int = 0  # objects that some destination does not take: "delivered with omissions"
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One result object on its way to one destination; ``position`` is its place in the order of sending."""
+    """One result object on its way to one destination; ``position`` is its place in the order of sending.
+
+    ``path`` and ``sop_instance_uid`` are those of what goes out: of a report perhaps another SOP class than the outcome's.
+    """
 
     job_id: str
     destination: str

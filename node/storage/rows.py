@@ -1,4 +1,4 @@
-"""From rows of the ledger's tables to records."""
+"""Between rows of the ledger's tables and records."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sqlite3
 
 from node.jobs import JobOrder, JobOutcome, JobState
-from node.storage.records import Delivery, DeliveryState, Job, ReceivedInstance, ReceivedStudy
+from node.storage.records import Delivery, DeliveryState, Job, PlannedJob, ReceivedInstance, ReceivedStudy
 
 
 def to_instance(row: sqlite3.Row) -> ReceivedInstance:
@@ -38,4 +38,23 @@ def to_job(row: sqlite3.Row) -> Job:
         created_at=row["created_at"],
         changed_at=row["changed_at"],
         waits_until=row["waits_until"],
+        n_omitted=row["n_omitted"],
     )
+
+
+def write_plan(db: sqlite3.Connection, study_instance_uid: str, job: PlannedJob, *, now: float) -> None:
+    """Write a planned job into ``jobs``: in the place of one that is WAITING, else as a new row. ``now`` is seconds since 1970."""
+    order, state = job.order, JobState.PLANNED if job.waits_until is None else JobState.WAITING
+    detail = job.waits_for if state is JobState.WAITING else ""
+    content = (job.key, state, order.model_dump_json(), json.dumps(job.destinations), detail, job.waits_until, now)
+    replaced = db.execute(
+        "UPDATE jobs SET key = ?, state = ?, order_json = ?, destinations_json = ?, detail = ?, waits_until = ?, changed_at = ?"
+        " WHERE job_id = ? AND state = ?",
+        (*content, order.job_id, JobState.WAITING),
+    )
+    if not replaced.rowcount:
+        db.execute(
+            "INSERT INTO jobs (key, state, order_json, destinations_json, detail, waits_until, changed_at, created_at, job_id,"
+            " study_instance_uid, system, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*content, now, order.job_id, study_instance_uid, order.system, order.version),
+        )

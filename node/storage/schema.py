@@ -41,4 +41,7 @@ MIGRATIONS = (
         source TEXT NOT NULL, entered_at REAL NOT NULL);
     CREATE INDEX clinical_by_study ON clinical (study_instance_uid, name);
     """,
+    """
+    CREATE TABLE destinations (ae_title TEXT PRIMARY KEY, profile_json TEXT NOT NULL, answered_at REAL NOT NULL);
+    """,
 )

@@ -66,7 +66,7 @@ def job(tmp_path: Path) -> Iterator[str]:
 
 def test_every_command_has_an_example_that_parses() -> None:
     parsers = [p for p in _parsers(make_parser()) if p.get_default("run")]
-    assert len(parsers) == 17
+    assert len(parsers) == 24
     for parser in parsers:
         assert parser.epilog and parser.epilog.startswith("example: cervinode ")
         arguments = shlex.split(parser.epilog.removeprefix("example: cervinode "))

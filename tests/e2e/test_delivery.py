@@ -19,6 +19,7 @@ from node.jobs import JobOrder, JobOutcome, JobState, OutcomeObject, ResultStatu
 from node.storage.files import StudyStore
 from node.storage.ledger import Ledger
 from node.storage.records import DeliveryState, Job, PlannedJob
+from structured_reports.variants import REPORT_CLASSES
 from tests.e2e.conftest import Pacs
 
 MakeStudy = Callable[..., list[Dataset]]
@@ -106,13 +107,13 @@ def test_peer_that_does_not_take_seg_gets_the_rest(results: Results, pacs: Pacs)
     assert pacs.uids() == [capture, report]
     job = results.job("a-1")
     assert job.state is JobState.DONE
-    assert job.detail == "PACS does not accept 1 of 3 objects, which were left out"
+    assert job.detail == "delivered with omissions: PACS does not accept 1 of 3 objects (Segmentation)" and job.n_omitted == 1
     results.deliverer.run(now=100)
     assert pacs.associations == 1, "what was omitted is not tried again"
 
 
 def test_peer_that_takes_nothing_makes_the_job_fail_visibly(results: Results, pacs: Pacs) -> None:
-    pacs.refuse = set(CLASSES)
+    pacs.refuse = {*CLASSES, *REPORT_CLASSES}
     pacs.start()
     results.add("a-1")
     results.deliverer.run(now=0)

@@ -15,7 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.sr.codedict import codes
-from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage, SegmentationStorage
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage, SegmentationStorage
 
 from pipelines.imaging.series import find_dicom_files
 from pipelines.phantoms.dicom import write_study
@@ -39,7 +39,7 @@ _CLOCK |= {"TimeOfSecondaryCapture", "ContributionDateTime", "ObservationDateTim
 
 T2_ADC_SYSTEM = """
 from dataclasses import replace
-from pipelines.spec import Preprocess, Radiomics, RoiRule
+from pipelines.spec import Cube, Preprocess, RoiRule
 from pipelines.systems.olnm_mri import SPEC as OLNM
 from pipelines.types import Code, SeriesRole
 
@@ -47,9 +47,11 @@ ROLES = (SeriesRole.T2W, SeriesRole.ADC)
 SPEC = replace(
     OLNM, name="t2_adc", title="Test system on T2 and ADC",
     required=ROLES, b_value=None, preprocess=Preprocess(normalise=(SeriesRole.T2W,)), roi=RoiRule(role=SeriesRole.T2W),
-    radiomics=replace(OLNM.radiomics, roles=ROLES, image_types={"Original": {}}, classes={"shape": (), "firstorder": ()}, count=32,
-                      settings={"binCount": 32}),
-    cnn=replace(OLNM.cnn, roles=ROLES, crop_mm=60.0, size=60),
+    blocks=(
+        replace(OLNM.blocks[0], roles=ROLES, image_types={"Original": {}}, classes={"shape": (), "firstorder": ()}, count=32,
+                settings={"binCount": 32}),
+        replace(OLNM.cnn, roles=ROLES, view=Cube(side_mm=60.0, size=60)),
+    ),
 )
 """
 
@@ -134,7 +136,7 @@ def test_study_comes_back_as_sr_seg_and_captures(site: Site, phantom: Path, tmp_
     servers.storescu(phantom, site.pacs.port, calling="MODALITY", called="ORTHANC")
     servers.storescu(phantom, site.port, calling="MODALITY")
     results = site.wait_for(Comprehensive3DSRStorage)
-    assert set(results) == {Comprehensive3DSRStorage, SegmentationStorage, SecondaryCaptureImageStorage}
+    assert set(results) == {Comprehensive3DSRStorage, ComprehensiveSRStorage, SegmentationStorage, SecondaryCaptureImageStorage}
     assert len(site.pacs.get("/patients")) == len(site.pacs.get("/studies")) == 1
     datasets = site.datasets()
     source = pydicom.dcmread(find_dicom_files(phantom)[0], stop_before_pixels=True)

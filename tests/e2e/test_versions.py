@@ -20,6 +20,7 @@ from node.config import DeliveryTable, NodeTable, Peer, Route, Settings, WebTabl
 from node.jobs import FINAL, JobState
 from node.storage.records import Job
 from pipelines.systems import catalogue
+from structured_reports.attributes import SR_SERIES
 from tests import mr
 from tests.bundles import write_bundle
 from tests.e2e.conftest import Pacs
@@ -41,9 +42,9 @@ from pipelines.types import SeriesRole
 ROLES = (SeriesRole.T2W,)
 PLAIN = replace(
     OLNM, name="{name}", title="Small system of the tests", required=ROLES, b_value=None, preprocess=Preprocess(normalise=ROLES),
-    roi=RoiRule(role=SeriesRole.T2W), cnn=None,
-    radiomics=replace(OLNM.radiomics, roles=ROLES, image_types={{"Original": {{}}}}, classes={{"shape": (), "firstorder": ()}}, count=32,
-                      settings={{"binCount": 32}}),
+    roi=RoiRule(role=SeriesRole.T2W),
+    blocks=(replace(OLNM.blocks[0], roles=ROLES, image_types={{"Original": {{}}}}, classes={{"shape": (), "firstorder": ()}}, count=32,
+                    settings={{"binCount": 32}}),),
 )
 SPEC = replace(PLAIN, clinical=({clinical}))
 """
@@ -74,10 +75,10 @@ class Site:
         return job
 
     def report_of(self, job: Job) -> Dataset:
-        """Return the SR of a job as the PACS got it."""
+        """Return the main SR of a job as the PACS got it."""
         assert job.outcome is not None
         uids = {item.sop_instance_uid for item in job.outcome.objects}
-        (report,) = [ds for ds in self.pacs.received if ds.Modality == "SR" and ds.SOPInstanceUID in uids]
+        (report,) = [ds for ds in self.pacs.received if ds.get("SeriesNumber") == SR_SERIES and ds.SOPInstanceUID in uids]
         return report
 
     def put(self, study: str, values: dict[str, object]) -> dict[str, object]:
@@ -185,7 +186,7 @@ def test_values_that_are_entered_set_a_waiting_job_going_and_later_ones_make_a_n
     assert stored["values"]["node_short_axis_mm"]["value"] == 8  # type: ignore[index]
     (first,) = site.ended(study, 1)
     assert first.state is JobState.DONE and first.order.job_id == waiting.order.job_id
-    assert "node short axis mm: 8 mm (entered through the API from 127.0.0.1 at " in _text(site.report_of(first))
+    assert "Short axis of the largest lymph node: 8 mm (entered through the API from 127.0.0.1 at " in _text(site.report_of(first))
     site.put(study, {"node_short_axis_mm": 8.0, "hpv": "yes"})  # nothing that the system uses has changed
     site.put(study, {"node_short_axis_mm": 15})
     _, second = site.ended(study, 2)

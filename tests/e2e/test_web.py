@@ -30,7 +30,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 @pytest.fixture
 def server(ledger: Ledger) -> Iterator[WebServer]:
-    made = WebServer(WebTable(port=0, token=TOKEN), ledger=ledger)
+    made = WebServer(WebTable(port=0, token=TOKEN), ledger=ledger, specs={})
     made.start()
     yield made
     made.stop()
@@ -105,7 +105,7 @@ def test_wrong_token_gets_nothing(server: WebServer, ledger: Ledger, token: str 
 
 
 @pytest.mark.parametrize(
-    "path", ["/api/studies/1.2.4/clinical", "/", "/api/studies/../clinical", "/api/studies/1.2.3", f"{PATH}/", f"{PATH}?token=x"]
+    "path", ["/api/studies/1.2.4/clinical", "/api/", "/api/studies/../clinical", "/api/studies/1.2.3", f"{PATH}/", f"{PATH}?token=x"]
 )
 def test_what_is_not_here_is_404(server: WebServer, path: str) -> None:
     assert ask(server, "GET", path)[0] == ask(server, "PUT", path, body={"age_y": 47})[0] == 404
@@ -126,7 +126,7 @@ def test_body_without_or_of_too_great_length_is_refused(server: WebServer) -> No
 
 
 def test_without_a_token_there_is_no_interface(ledger: Ledger) -> None:
-    server = WebServer(WebTable(port=0), ledger=ledger)
+    server = WebServer(WebTable(port=0), ledger=ledger, specs={})
     server.start()
     assert server.port == 0
     server.stop()
@@ -134,4 +134,4 @@ def test_without_a_token_there_is_no_interface(ledger: Ledger) -> None:
 
 def test_taken_port_is_a_config_error(server: WebServer, ledger: Ledger) -> None:
     with pytest.raises(ConfigError, match=r"\[web\] host, port: cannot listen on 127.0.0.1"):
-        WebServer(WebTable(port=server.port, token=TOKEN), ledger=ledger).start()
+        WebServer(WebTable(port=server.port, token=TOKEN), ledger=ledger, specs={}).start()

@@ -22,6 +22,7 @@ from pipelines.errors import InputError, TransportError
 from pipelines.imaging.series import find_dicom_files, read_series
 from pipelines.spec import PipelineSpec
 from pipelines.systems import catalogue
+from pipelines.types import BundleStatus
 from tests import mr
 from tests.bundles import write_bundle
 
@@ -86,6 +87,14 @@ def test_complete_study_gives_captures_segmentation_and_report(bench: Bench) -> 
     assert bench.claims.find(outcome.job_id) is None
 
 
+def test_result_says_as_what_its_bundle_was_in_use_when_it_was_ordered(bench: Bench) -> None:
+    order = bench.order()
+    outcome = bench.run(order.model_copy(update={"bundle_status": BundleStatus.RESEARCH}))
+    reports = [str(ds) for ds in bench.objects(outcome) if ds.Modality == "SR"]
+    assert order.bundle_status is BundleStatus.DEMO and reports
+    assert any("status=research" in report for report in reports) and not any("status=demo" in report for report in reports)
+
+
 def test_second_execution_returns_the_first_result(bench: Bench) -> None:
     order = bench.order((mr.T2W,))
     first = bench.run(order)
@@ -128,7 +137,7 @@ def test_bad_images_are_refused_by_name(bench: Bench, spoil: Spoil, code: str, w
     assert report.Modality == "SR"
 
 
-@pytest.mark.parametrize("problem", ["no bundle", "other bundle", "altered file", "unknown system"])
+@pytest.mark.parametrize("problem", ["no bundle", "other bundle", "altered file", "not signed", "unknown system"])
 def test_wrong_models_fail_with_a_report(bench: Bench, tmp_path: Path, problem: str) -> None:
     order = bench.order()
     if problem == "no bundle":
@@ -139,6 +148,10 @@ def test_wrong_models_fail_with_a_report(bench: Bench, tmp_path: Path, problem: 
         folder = write_bundle(tmp_path / "altered", SPEC)
         (folder / "classifier.onnx").write_bytes(b"altered")
         bench.worker = Worker(store=bench.store, claims=bench.claims, models_root=tmp_path / "altered", specs=bench.specs, max_attempts=2)
+    elif problem == "not signed":
+        bench.worker = Worker(
+            store=bench.store, claims=bench.claims, models_root=bench.models, specs=bench.specs, max_attempts=2, trusted_keys=["0" * 64]
+        )
     else:
         order = order.model_copy(update={"system": "unknown"})
     outcome = bench.run(order)

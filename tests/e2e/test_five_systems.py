@@ -1,0 +1,148 @@
+"""One patient's MRI and ultrasound, sent once to a node with the shipped bundles: a result of each system comes back by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage, SegmentationStorage
+
+from node.app import App, build
+from node.clinical import enter
+from node.config import DeliveryTable, NodeTable, Peer, Route, Settings, WorkerTable
+from node.dicom.scu import Address, Answer, send
+from node.jobs import FINAL, JobState
+from node.storage.records import Job
+from pipelines.imaging.series import find_dicom_files
+from pipelines.models.bundle import load_bundle
+from pipelines.phantoms.dicom import write_study
+from pipelines.phantoms.scanners import COMPLETE
+from pipelines.phantoms.ultrasound_dicom import write_ultrasound_study
+from pipelines.systems import catalogue
+from tests.e2e.conftest import Pacs
+from tests.e2e.test_node import wait_for
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"),
+]
+
+MODELS = Path(__file__).parents[2] / "onnx_models"
+SHIPPED = tuple(path.parent.parent.name for path in sorted(MODELS.glob("*/demo-1/manifest.json")))
+MRI = tuple(name for name in SHIPPED if name != "plnm_us")
+needs_ultrasound = pytest.mark.skipif("plnm_us" not in SHIPPED, reason="no bundle of plnm_us is shipped")
+needs_hybrid = pytest.mark.skipif("lnm_hybrid" not in SHIPPED, reason="no bundle of lnm_hybrid is shipped")
+
+
+@dataclass
+class Sent:
+    app: App
+    pacs: Pacs
+    mri: str
+    ultrasound: str
+
+    def jobs(self, study: str, n: int, *, seconds: float = 400) -> dict[str, Job]:
+        """Wait until a study has n ended jobs; return the newest by system."""
+
+        def ended() -> bool:
+            jobs = self.app.ledger.jobs(study_instance_uid=study)
+            return len(jobs) >= n and all(job.state in FINAL for job in jobs)
+
+        wait_for(ended, timeout_s=seconds)
+        return {job.order.system: job for job in self.app.ledger.jobs(study_instance_uid=study)}
+
+    def objects(self, job: Job) -> list[Dataset]:
+        """Return the objects of a job as the PACS got them."""
+        assert job.outcome is not None
+        uids = {item.sop_instance_uid for item in job.outcome.objects}
+        return [ds for ds in self.pacs.received if ds.SOPInstanceUID in uids]
+
+
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sent]:
+    root, pacs = tmp_path_factory.mktemp("five"), Pacs()
+    mri = write_study(root / "mri", seed=21, vendor="PHILIPS", roles=COMPLETE, node_short_axis_mm=6.0)
+    ultrasound = write_ultrasound_study(root / "us", seed=21, with_outline=True)
+    pacs.start()
+    app = build(
+        Settings(
+            node=NodeTable(port=0, storage_root=root / "data", models_root=MODELS, quiet_s=1.0, min_free_mb=0),
+            worker=WorkerTable(heartbeat_s=0.5),
+            delivery=DeliveryTable(retry_first_s=0.2, retry_max_s=0.5, timeout_s=5),
+            peers=(Peer(ae_title="PACS", host="127.0.0.1", port=pacs.port), Peer(ae_title="SCANNER", host="127.0.0.1", port=104)),
+            routes=(
+                Route.model_validate({"systems": list(MRI), "to": ["PACS"], "modalities": ["MR"]}),
+                *([Route.model_validate({"systems": ["plnm_us"], "to": ["PACS"], "modalities": ["US"]})] if "plnm_us" in SHIPPED else []),
+            ),
+        )
+    )
+    app.start()
+    files = [*find_dicom_files(root / "mri"), *find_dicom_files(root / "us")]
+    answers = send(files, Address(app.settings.node.ae_title, "127.0.0.1", app.port), calling_ae_title="SCANNER", timeout_s=60)
+    assert {a.answer for a in answers} == {Answer.ACCEPTED}
+    enter(app.ledger, mri.study_instance_uid, {"node_short_axis_mm": 6.0}, how="entered", actor="tests")
+    values: dict[str, object] = {"max_tumour_diameter_mm": 38.0, "rbc_1e12_per_l": 4.1}
+    enter(app.ledger, ultrasound.study_instance_uid, values, how="entered", actor="tests")
+    yield Sent(app, pacs, mri.study_instance_uid, ultrasound.study_instance_uid)
+    app.stop()
+    pacs.stop()
+
+
+@pytest.mark.parametrize("system", SHIPPED)
+def test_shipped_bundle_opens_and_states_that_it_is_a_demo(system: str) -> None:
+    bundle = load_bundle(MODELS / system / "demo-1", catalogue()[system])
+    assert bundle.manifest.training.data == "synthetic"
+    assert bundle.manifest.status == "demo"
+    assert bundle.manifest.segmenter is not None
+    assert (bundle.manifest.segmenter.dice or 0) >= 0.85
+
+
+@pytest.mark.parametrize("system", [name for name in SHIPPED if name != "histotype_mri"])
+def test_shipped_bundle_found_the_planted_signal_and_does_not_overstate_it(system: str) -> None:
+    metrics = load_bundle(MODELS / system / "demo-1", catalogue()[system]).manifest.training.metrics
+    assert metrics["bayes_auc"] - 0.09 <= metrics["nested_auc"] <= metrics["bayes_auc"] + 2 * metrics["nested_auc_se"]
+
+
+def test_every_system_answers_about_one_mri(sent: Sent) -> None:
+    jobs = sent.jobs(sent.mri, len(MRI))
+    assert set(jobs) == set(MRI)
+    for system, job in jobs.items():
+        assert job.state is JobState.DONE, (system, job.outcome and job.outcome.reasons)
+        classes = [ds.SOPClassUID for ds in sent.objects(job)]
+        assert Comprehensive3DSRStorage in classes, system
+        assert SegmentationStorage in classes, system
+        assert SecondaryCaptureImageStorage in classes, system
+
+
+@needs_ultrasound
+def test_ultrasound_answers_with_report_and_captures_and_no_segmentation(sent: Sent) -> None:
+    (job,) = sent.jobs(sent.ultrasound, 1).values()
+    assert job.state is JobState.DONE, job.outcome and job.outcome.reasons
+    classes = {ds.SOPClassUID for ds in sent.objects(job)}
+    assert {Comprehensive3DSRStorage, SecondaryCaptureImageStorage} <= classes
+    assert SegmentationStorage not in classes
+
+
+@needs_hybrid
+def test_a_large_node_leaves_the_hybrid_and_rules_the_occult_system_out(sent: Sent) -> None:
+    sent.jobs(sent.mri, len(MRI))
+    enter(sent.app.ledger, sent.mri, {"node_short_axis_mm": 12.0}, how="entered", actor="tests")
+    wait_for(lambda: len(sent.app.ledger.jobs(study_instance_uid=sent.mri)) > len(MRI) + 1, timeout_s=60)
+    jobs = sent.jobs(sent.mri, len(MRI) + 2)
+    occult, hybrid = jobs["olnm_mri"], jobs["lnm_hybrid"]
+    assert (occult.state, occult.outcome and occult.outcome.code) == (JobState.REFUSED, "NOT_APPLICABLE")
+    assert hybrid.state is JobState.DONE
+    assert hybrid.order.version == 2
+    assert occult.outcome is not None
+    assert "10 mm" in " ".join(occult.outcome.reasons)
+
+
+def test_probabilities_are_probabilities(sent: Sent) -> None:
+    outcomes = [job.outcome for job in sent.jobs(sent.mri, len(MRI)).values()]
+    given = np.array([o.probability for o in outcomes if o and o.probability is not None])
+    assert len(given)
+    assert ((given > 0) & (given < 1)).all()
