@@ -5,10 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PINS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-fast lint bundles clean
+.PHONY: demo viewer test test-fast lint bundles demo-bundles clean
 
 demo: $(VENV)/.serving ## a study in by C-STORE, results back in a small PACS, shown in demo-output/index.html
 	$(BIN)/cervinode demo --out demo-output $(if $(STUDY),--study "$(STUDY)")
+
+viewer: $(VENV)/.serving ## the demonstration's study and results in OHIF, in front of a temporary Orthanc
+	deploy/system-packages.sh viewer
+	$(BIN)/python deploy/viewer/serve.py
 
 test: $(VENV)/.training lint ## everything, with Orthanc, dcmtk and dicom3tools as judges
 	deploy/system-packages.sh test
@@ -22,7 +26,7 @@ lint: $(VENV)/.testing
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bundles: $(VENV)/.training ## rebuild every committed demo bundle from its seeds
+bundles demo-bundles: $(VENV)/.training ## rebuild every committed demo bundle from its seeds
 	$(BIN)/cervinode demo-bundles
 
 clean:

@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
-# Make sure that what pip cannot install is there: a C compiler for pyradiomics (serve), and the foreign tools that judge our
-# objects (test). Installs with apt where that is possible, otherwise says what is missing.
+# Make sure that what pip cannot install is there: a C compiler for pyradiomics (serve), the small PACS behind the viewer (viewer),
+# and the foreign tools and the browser that judge our objects (test). Installs with apt where that is possible, otherwise says what
+# is missing.
 set -euo pipefail
 
+pacs=("/usr/sbin/Orthanc:orthanc" "/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb")
 case "${1:-}" in
   serve) needed=() ; headers=1 ;;
-  test) needed=("/usr/bin/storescu:dcmtk" "/usr/bin/dciodvfy:dicom3tools" "/usr/sbin/Orthanc:orthanc"
-                "/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb" "/usr/bin/redis-server:redis-server") ; headers=0 ;;
-  *) echo "usage: $0 serve|test" >&2; exit 2 ;;
+  viewer) needed=("${pacs[@]}") ; headers=0 ;;
+  test) needed=("${pacs[@]}" "/usr/bin/storescu:dcmtk" "/usr/bin/dciodvfy:dicom3tools" "/usr/bin/redis-server:redis-server")
+        # Ubuntu has no such package; there the tests in a browser are skipped.
+        grep -qs '^ID=ubuntu' /etc/os-release || needed+=("chromium:chromium")
+        headers=0 ;;
+  *) echo "usage: $0 serve|viewer|test" >&2; exit 2 ;;
 esac
 
 have() { [[ "$1" == /* ]] && [[ -e "$1" ]] || command -v "$1" >/dev/null 2>&1; }

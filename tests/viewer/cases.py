@@ -1,0 +1,107 @@
+"""The studies that the viewers are shown: a folder each, with ``sources`` and ``objects``, and what must be seen of them."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pydicom
+from pydicom import Dataset
+from pydicom.uid import generate_uid
+
+from pipelines.imaging.series import find_dicom_files
+from pipelines.phantoms.dicom import write_study
+from pipelines.types import Refusal
+from tests import mr, us
+from tests.e2e import servers
+from tests.results import SEQUENCES, make_result, make_ultrasound, save_objects
+
+CHINESE_NAME = "王^小东"
+REFUSAL = Refusal(
+    "olnm_mri",
+    "Occult lymph node metastasis (MRI)",
+    "MISSING_SEQUENCE",
+    ("no T2W_FS series found",),
+    ('series 2 "t1_tse_tra" (MR, 16 images): T1W',),
+)
+ULTRASOUND = {
+    "still": us.Picture(series=1),
+    "cine": us.Picture(series=2, frames=3, lesion_scale=(0.6, 1.0, 0.7)),
+    "uncalibrated": us.Picture(series=3, regions=()),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One study: ``objects`` are our results by name (sr, gfx, seg, sc1, ...), ``sources`` the images that they rest on."""
+
+    folder: Path
+    objects: dict[str, Dataset]
+    sources: dict[str, Dataset]
+
+    @classmethod
+    def read(cls, folder: Path) -> Case:
+        """Read a folder."""
+        names = {9201: "sr", 9202: "gfx", 9101: "seg"}
+        objects = {}
+        for d in map(pydicom.dcmread, find_dicom_files(folder / "objects")):
+            objects[names.get(d.SeriesNumber, f"sc{d.InstanceNumber}")] = d
+        images = (pydicom.dcmread(path) for path in find_dicom_files(folder / "sources"))
+        return cls(folder, objects, {str(d.SOPInstanceUID): d for d in images})
+
+    @property
+    def study_instance_uid(self) -> str:
+        """The study's UID."""
+        return str(self.objects["sr"].StudyInstanceUID)
+
+    @property
+    def captures(self) -> list[Dataset]:
+        """The captures in their order."""
+        return sorted((d for name, d in self.objects.items() if name.startswith("sc")), key=lambda d: int(d.InstanceNumber))
+
+    def description(self, name: str) -> str:
+        """Return the series description of a result."""
+        return str(self.objects[name].SeriesDescription)
+
+
+def phantom(folder: Path) -> Case:
+    """Run the shipped system, networks and all, on a synthetic pelvis."""
+    study = write_study(folder / "sources", seed=7).folder
+    command = [str(servers.CERVINODE), "predict", str(study), "--system", "olnm_mri", "--out", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Case.read(folder)
+
+
+def chinese(folder: Path) -> Case:
+    """Make a result in Chinese on a patient whose name is in GB18030."""
+    identity = _identity("chinese") | {"SpecificCharacterSet": "GB18030", "PatientName": CHINESE_NAME, "StudyDescription": "盆腔MR"}
+    result = make_result(**identity)
+    mr.write_study(folder / "sources", tuple(SEQUENCES.values()), **identity)
+    save_objects(replace(result, context=replace(result.context, language="zh")).build(), folder / "objects")
+    return Case.read(folder)
+
+
+def refused(folder: Path) -> Case:
+    """Make a refusal."""
+    identity = _identity("refused")
+    mr.write_study(folder / "sources", (mr.T1W,), **identity)
+    save_objects(make_result(**identity).refuse(REFUSAL), folder / "objects")
+    return Case.read(folder)
+
+
+def ultrasound(folder: Path, name: str) -> Case:
+    """Make a result on one of the ultrasound pictures."""
+    picture = replace(ULTRASOUND[name], attributes=_identity(name))
+    us.write(folder / "sources", us.make(picture))
+    save_objects(make_ultrasound(picture).build(), folder / "objects")
+    return Case.read(folder)
+
+
+def _identity(name: str) -> dict[str, str]:
+    return {
+        "StudyInstanceUID": str(generate_uid(entropy_srcs=["tests", "viewer", name])),
+        "PatientID": f"VIEWER-{name.upper()}"[:16],
+        "AccessionNumber": name.upper()[:16],
+    }
