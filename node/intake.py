@@ -55,7 +55,7 @@ class Intake:
         """Plan what new clinical values change: jobs that wait go on, finished ones of a system that uses them get a new version."""
         uid = study.study_instance_uid
         newest = {job.order.system: job for job in self._ledger.jobs(study_instance_uid=uid)}
-        using = [job for name, job in newest.items() if name in self._specs and self._specs[name].clinical]
+        using = [job for name, job in newest.items() if name in self._specs and self._specs[name].clinical_names]
         series, problem = self._read(uid) if using else ([], None)
         jobs = [self._make(job.order.system, series, job.destinations, problem=problem) for job in using if series]
         return self._keep(uid, jobs, seen_clinical_id=study.last_clinical_id)

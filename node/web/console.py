@@ -120,7 +120,12 @@ class Console:
         return [KNOWN[c.name].title for c in self._inputs(job.order.system) if c.required and c.name not in known]
 
     def _inputs(self, system: str) -> tuple[ClinicalInput, ...]:
-        return self._specs[system].clinical if system in self._specs else ()
+        """Return the values that a system predicts with, and those that its rules of inclusion look at."""
+        if system not in self._specs:
+            return ()
+        spec = self._specs[system]
+        named = {c.name for c in spec.clinical}
+        return (*spec.clinical, *(ClinicalInput(rule.name, required=False) for rule in spec.inclusion if rule.name not in named))
 
     def _find(self, uid: str) -> Answer:
         if re.fullmatch(r"[0-9.]{1,64}", uid) and self._ledger.study(uid):

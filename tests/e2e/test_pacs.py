@@ -159,7 +159,8 @@ def test_study_comes_back_as_sr_seg_and_captures(site: Site, phantom: Path, tmp_
 
 
 def _predict(study: Path, out: Path) -> dict[str, Any]:
-    done = subprocess.run([str(servers.CERVINODE), "predict", str(study), "--out", str(out)], capture_output=True, text=True, check=False)
+    command = [str(servers.CERVINODE), "predict", str(study), "--system", "olnm_mri", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return dict(json.loads((out / "summary.json").read_text()))
 
