@@ -12,7 +12,7 @@ demo: $(VENV)/.serving ## a study in by C-STORE, results back in a small PACS, s
 
 viewer: $(VENV)/.serving ## the demonstration's study and results in OHIF, in front of a temporary Orthanc
 	deploy/system-packages.sh viewer
-	$(BIN)/python deploy/viewer/serve.py
+	$(BIN)/python deploy/viewer/serve.py demo-output
 
 test: $(VENV)/.training lint ## everything, with Orthanc, dcmtk and dicom3tools as judges
 	deploy/system-packages.sh test
