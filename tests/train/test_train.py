@@ -290,8 +290,8 @@ class Leaky(CrossFitted):
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[ExtractedFile], Labels]:
     """Patients whose images tell nothing of their label."""
-    cohort = write_cohort(tmp_path_factory.mktemp("noise") / "cohort", n=48, signal=0.0)
-    rows = read_cohort(cohort)[:48]
+    cohort = write_cohort(tmp_path_factory.mktemp("noise") / "cohort", n=30, signal=0.0)
+    rows = read_cohort(cohort)[:30]
     files = extract_cohort(rows, SPEC, grid=TINY.grid, cache=cohort.parent / "features", workers=1, progress=_silent)
     return files, np.array([row.label for row in rows])
 
@@ -301,8 +301,8 @@ def test_networks_that_saw_everybody_find_a_signal_in_noise_and_are_caught(
     noise: tuple[list[ExtractedFile], Labels], leaky: bool, tmp_path: Path
 ) -> None:
     files, labels = noise
-    memorising = replace(TINY, architecture=Architecture("resnet", (1, 1, 1, 1), (4, 8, 8, 16), pool=False), joint=False)
-    memorising = replace(memorising, cnn=Schedule(epochs=12 if leaky else 2, batch=16, rate=3e-3))
+    memorising = replace(TINY, architecture=Architecture("resnet", (1, 1, 1, 1), (8, 16, 32, 64), pool=False), joint=False)
+    memorising = replace(memorising, cnn=Schedule(epochs=30, batch=16, rate=2e-3, weight_decay=0.0))
     assert SPEC.cnn is not None
     run = Run(SPEC, memorising, SEED, tmp_path, tmp_path / "features", _silent)
     networks = Networks(run, SPEC.cnn, files, np.zeros(len(files)))
@@ -310,9 +310,9 @@ def test_networks_that_saw_everybody_find_a_signal_in_noise_and_are_caught(
     judge = Judge(replace(SPEC.recipe, nomogram=()), (Leaky if leaky else CrossFitted)(networks, nothing, 2), labels, SEED)
     found = mean_area(judge.nested(repeats=1), labels)
     if not leaky:
-        assert 0.2 < found < 0.7
+        assert abs(found - 0.5) < 0.25  # two standard errors at 10 cases and 20 controls
         return
-    assert found > 0.75
-    lie_detector = detect(judge.permuted(3))
+    assert found > 0.65
+    lie_detector = detect(judge.permuted(4))
     assert lie_detector is not None
     assert not lie_detector.valid, lie_detector.words
