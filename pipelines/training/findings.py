@@ -141,7 +141,7 @@ def write_up(found: Found, *, manifest: Manifest, digest: str, date: datetime.da
     by_repeat = tuple(area_of(p, labels, nested.classes) for p in nested.probabilities)
     candidates = sum(not name.startswith("CLINICAL:") for name in found.table.names)
     beeswarm = None if found.several else _beeswarm(found, stage)
-    lie_detector = detect(found.permuted)
+    lie_detector = detect(found.permuted, chance=deviation_by_chance(labels))
     return Outcome(
         format_version=1,
         system=spec.name,
@@ -237,21 +237,34 @@ def _rivals(found: Found) -> tuple[Rival, ...]:
     return compare_rivals(found.judge, found.nested, table=found.table, sizes=[f.size for f in found.files], sites=sites)
 
 
-def detect(areas: FloatArray) -> LieDetector | None:
+def detect(areas: FloatArray, *, chance: float = 0.0) -> LieDetector | None:
     """Judge the lie detector.
 
     INVALID where the mean AUC on shuffled labels is above 0.5 beyond chance (t interval at 95 %), or the runs' own spread (mean and two
     standard deviations) lies below it. Cross-validation is a little pessimistic without a signal, so a mean just below 0.5 is no fault.
+
+    Parameters
+    ----------
+    chance : standard deviation of an AUC of random scores. A few areas may lie closer together by luck; they are not believed to.
     """
     if len(areas) < 2:
         return None
-    mean, spread = float(areas.mean()), float(areas.std(ddof=1))
+    mean, spread = float(areas.mean()), max(float(areas.std(ddof=1)), chance)
     half = float(stats.t.ppf(0.975, len(areas) - 1)) * spread / np.sqrt(len(areas))
     valid = mean - half <= 0.5 <= mean + 2 * spread
     fault = "finds a signal where there is none: nothing it says of the true labels can be believed"
     finds = "finds nothing, as it should" if valid else fault
     words = f"On {len(areas)} shufflings of the labels the whole recipe {finds}."
     return LieDetector(tuple(areas.tolist()), mean, Interval(float(mean - half), float(mean + half), "t, over shufflings"), valid, words)
+
+
+def deviation_by_chance(labels: Labels) -> float:
+    """Return the standard deviation of the AUC of random scores (Mann-Whitney's null); of several classes their mean, one against the rest.
+
+    Of two classes either one against the rest is the same AUC.
+    """
+    counts = np.unique(labels, return_counts=True)[1]
+    return float(np.mean(np.sqrt((len(labels) + 1) / (12 * counts * (len(labels) - counts)))))
 
 
 def _stability(nested: Nested) -> Estimate | None:

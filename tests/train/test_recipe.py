@@ -19,7 +19,7 @@ from pipelines.phantoms.planting import plant
 from pipelines.recipe import Decorrelate, Lasso, MannWhitney, Mrmr, Pca, Rank, Recipe, Rfe
 from pipelines.training import select
 from pipelines.training.discrimination import area, delong
-from pipelines.training.findings import detect
+from pipelines.training.findings import detect, deviation_by_chance
 from pipelines.training.nested import Judge, Static, mean_area
 from pipelines.training.oversample import smote
 from pipelines.training.recipe import choose_features, fit
@@ -92,9 +92,24 @@ class SelectedBeforeTheSplit(Static):
 def test_lie_detector_catches_selection_before_the_split(leaky: bool) -> None:
     table, labels = planted(n=120, nuisance=400)
     embedding = SelectedBeforeTheSplit(table) if leaky else Static(table)
-    found = detect(Judge(RECIPE, embedding, labels, 0).permuted(8))
+    found = detect(Judge(RECIPE, embedding, labels, 0).permuted(8), chance=deviation_by_chance(labels))
     assert found is not None
     assert found.valid is not leaky, found.words
+
+
+def test_lie_detector_does_not_take_luck_for_a_lie() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.array([4] * 22 + [6] * 74 + [7] * 14)
+    chance = deviation_by_chance(labels)
+    scores = rng.standard_normal((4000, 110))
+    binary = np.array([area(s, (labels == 6).astype(np.int64)) for s in scores])
+    assert binary.std() == pytest.approx(deviation_by_chance((labels == 6).astype(np.int64)), rel=0.05)
+    lucky = np.array([0.523, 0.541, 0.526, 0.536])  # close to one another, and one standard error above 0.5
+    alone, judged_by_chance = detect(lucky), detect(lucky, chance=chance)
+    assert alone is not None and not alone.valid
+    assert judged_by_chance is not None and judged_by_chance.valid
+    wrong = sum(not found.valid for part in binary.reshape(-1, 5) if (found := detect(part, chance=binary.std())))
+    assert wrong <= 0.03 * 800
 
 
 def test_lie_detector_catches_oversampling_before_the_split() -> None:

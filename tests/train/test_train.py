@@ -29,7 +29,7 @@ from pipelines.systems import catalogue
 from pipelines.training.cohort import read_cohort
 from pipelines.training.embed import CrossFitted, Networks, statuses
 from pipelines.training.extract import ExtractedFile, extract_cohort, read_case, study_files
-from pipelines.training.findings import detect
+from pipelines.training.findings import detect, deviation_by_chance
 from pipelines.training.fit import Schedule
 from pipelines.training.nested import Judge, mean_area
 from pipelines.training.networks import Architecture, build
@@ -313,6 +313,6 @@ def test_networks_that_saw_everybody_find_a_signal_in_noise_and_are_caught(
         assert abs(found - 0.5) < 0.25  # two standard errors at 10 cases and 20 controls
         return
     assert found > 0.65
-    lie_detector = detect(judge.permuted(4))
+    lie_detector = detect(judge.permuted(4), chance=deviation_by_chance(labels))
     assert lie_detector is not None
     assert not lie_detector.valid, lie_detector.words
