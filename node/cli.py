@@ -210,6 +210,7 @@ def _add_models(commands: _Commands[argparse.ArgumentParser]) -> None:
         one.add_argument("--out", required=True, type=Path, metavar="DIR")
     train.add_argument("--seed", type=int, default=1, help="the same seed gives the same bundle (%(default)s)")
     train.add_argument("--networks", choices=("narrow", "published"), default="narrow", help="size of the networks (%(default)s)")
+    train.add_argument("--network", metavar="NAME", help="another network than the system's first, such as alexnet_2d")
     train.add_argument("--weights", type=Path, metavar="FILE", help="state dict to start from (ImageNet, MedicalNet); published networks")
     train.add_argument("--frozen", action="store_true", help="use the weights as they are")
     train.add_argument(
@@ -222,6 +223,7 @@ def _add_models(commands: _Commands[argparse.ArgumentParser]) -> None:
     train.add_argument("--repeats", type=int, default=5, metavar="N", help="of the nested cross-validation (%(default)s)")
     train.add_argument("--permutations", type=int, default=20, metavar="N", help="of the labels, to test the recipe itself (%(default)s)")
     train.add_argument("--combat", action="store_true", help="harmonise features by site")
+    train.add_argument("--compare-fusion", action="store_true", help="judge a Transformer fusion of the sequences beside the recipe")
     train.add_argument("--workers", type=int, default=2, metavar="N", help="processes (%(default)s)")
     evaluate = _add(
         commands,
@@ -236,6 +238,7 @@ def _add_models(commands: _Commands[argparse.ArgumentParser]) -> None:
         "--out", required=True, type=Path, metavar="DIR", help="where evaluation.json goes; a run that was stopped goes on"
     )
     evaluate.add_argument("--workers", type=int, default=2, metavar="N", help="processes (%(default)s)")
+    _add_config(evaluate)
     demo = _add(commands, "demo-bundles", "build the demo bundles anew", "demo-bundles", "cli_training.build_demo_bundles")
     demo.add_argument("--system", action="append", metavar="NAME", help="one system's only; may be repeated")
     _add_config(demo)

@@ -43,6 +43,7 @@ def train_bundle(args: Namespace) -> int:
         raise ConfigError("--frozen: there are no weights to keep; name them with --weights")
     plan = Plan(
         published=args.networks == "published" or args.weights is not None,
+        network=args.network or "",
         weights=args.weights,
         frozen=args.frozen,
         embedding=args.embedding,
@@ -50,6 +51,7 @@ def train_bundle(args: Namespace) -> int:
         repeats=args.repeats,
         permutations=args.permutations,
         combat=args.combat,
+        compare_fusion=args.compare_fusion,
         workers=args.workers,
     )
     trained = train(args.system, args.cohort, out=args.out, date=date.today(), seed=args.seed, plan=plan, progress=say)
@@ -68,7 +70,8 @@ def evaluate_bundle(args: Namespace) -> int:
 
     if args.workers < 1:
         raise ConfigError(f"--workers: at least one process is needed, not {args.workers}")
-    found = evaluate(args.bundle, args.cohort, out=args.out, date=date.today(), workers=args.workers, progress=say)
+    trusted = settings_of(args).node.trusted_keys
+    found = evaluate(args.bundle, args.cohort, out=args.out, date=date.today(), trusted_keys=trusted, workers=args.workers, progress=say)
     for line in ("", *describe(found), "", str(args.out / FILE_NAME), f"report {write_evaluation_report(found, args.out)}"):
         say(line)
     return OK

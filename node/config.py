@@ -141,6 +141,10 @@ class Peer(_Table):
         default="comprehensive-3d",
         description="richest kind of structured report that its viewers show; it gets the first from here down that it takes",
     )
+    graphic: bool = Field(
+        default=True,
+        description="whether it gets the report that puts the numbers beside the tumour's outline; false where its viewers show that badly",
+    )
     may_show_nothing: bool = Field(
         default=False,
         description="acknowledges that it takes neither a report nor captures, so that nobody sees a result there; else that is an error",

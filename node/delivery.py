@@ -13,11 +13,12 @@ from io import BytesIO
 from itertools import groupby
 
 import pydicom
+from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from node.audit import AuditEvent, record
 from node.config import Peer, Settings
-from node.destinations import Destinations, address_of, richest_report
+from node.destinations import Destinations, address_of, is_wanted, richest_report
 from node.dicom.probe import CONTEXTS, KINDS, Profile, report_chain
 from node.dicom.scu import Answer, Sent, StoreAssociation, contexts_of, open_store
 from node.jobs import JobState, OutcomeObject
@@ -68,6 +69,9 @@ class Deliverer:
             with open_store(address_of(peer), contexts, calling_ae_title=title, timeout_s=timeout_s) as association:
                 self.destinations.note(peer, Profile.of(association))
                 for item in items:
+                    if not is_wanted(peer, self._header(item, stored[item.position])):
+                        self._ledger.record_delivery(item, DeliveryState.UNWANTED, detail="its settings leave this object out")
+                        continue
                     chosen, sent = self._hand_over(association, item, stored[item.position], peer)
                     self._record_answer(chosen, sent)
                     failed += [sent.detail] if sent.answer is Answer.FAILED else []
@@ -93,10 +97,12 @@ class Deliverer:
                 return item, Sent(sent.path, sent.answer, sent.detail + kind)
         return item, Sent(folder / item.path, Answer.OMITTED, f"{address_of(peer)} accepts the report in none of its SOP classes")
 
+    def _header(self, item: Delivery, stored: OutcomeObject) -> Dataset:
+        return pydicom.dcmread(self._store.result_folder(item.job_id) / stored.path, stop_before_pixels=True)
+
     def _classes(self, item: Delivery, stored: OutcomeObject, peer: Peer) -> list[str]:
         """Return the SOP classes to try. A variant chosen earlier comes first: it may have arrived without our hearing of it."""
-        folder = self._store.result_folder(item.job_id)
-        possible = convertible_classes(pydicom.dcmread(folder / stored.path))
+        possible = convertible_classes(self._header(item, stored))
         chain = [c for c in report_chain(richest_report(peer)) if c in possible]
         before = _variant_class(item, stored)
         return list(dict.fromkeys([*([before] if before else []), *chain]))
@@ -168,6 +174,7 @@ class Deliverer:
 
     def _sum_up(self, destination: str, items: Sequence[Delivery], stored: Sequence[OutcomeObject]) -> tuple[str, list[str]]:
         """Return what is wrong at a destination, and what else a person should know of the delivery there."""
+        items = [d for d in items if d.state is not DeliveryState.UNWANTED]
         by_state = {state: [d for d in items if d.state is state] for state in DeliveryState}
         omitted, taken = by_state[DeliveryState.OMITTED], by_state[DeliveryState.ACCEPTED]
         if rejected := by_state[DeliveryState.REJECTED]:

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from pydicom import Dataset
+
 from node.audit import AuditEvent, record
 from node.config import Peer, Settings
 from node.dicom.probe import Profile, probe
@@ -14,6 +16,7 @@ from node.dicom.scu import Address
 from node.log import fields
 from node.storage.ledger import Ledger
 from pipelines.errors import ConfigError, TransportError
+from structured_reports.attributes import GRAPHIC_SERIES
 from structured_reports.variants import REPORT_CLASSES
 
 _PROBE_TIMEOUT_S = 5.0  # a peer that is away must not hold up the start
@@ -30,6 +33,11 @@ def address_of(peer: Peer) -> Address:
 def richest_report(peer: Peer) -> str:
     """Return the SOP class of the richest report that a peer is to get."""
     return _REPORTS[peer.report]
+
+
+def is_wanted(peer: Peer, header: Dataset) -> bool:
+    """Return whether a peer is to get one of our objects: all, but for the report with the outline where its settings say no."""
+    return peer.graphic or header.get("SeriesNumber") != GRAPHIC_SERIES
 
 
 def is_blind(peer: Peer, profile: Profile) -> bool:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pydicom
 from pydicom import Dataset
+from pydicom.uid import SegmentationStorage
 
 from node.config import Settings
 from node.jobs import JobOrder, JobOutcome, OutcomeObject, ResultStatus
@@ -204,6 +205,8 @@ class Worker:
         for number, dataset in enumerate(result.objects, start=1):
             name = f"{number:02d}_{str(dataset.Modality).lower()}.dcm"
             contents[name] = _encode(dataset)
+            if dataset.SOPClassUID == SegmentationStorage:
+                contents[name] = self._store.keep_shared(str(dataset.SOPInstanceUID), contents[name])
             objects.append(
                 OutcomeObject(
                     path=name,

@@ -12,7 +12,7 @@ from pipelines.features import clinical
 from pipelines.models import classify
 from pipelines.models.bundle import Bundle, Model
 from pipelines.models.explain import explain
-from pipelines.spec import PipelineSpec
+from pipelines.spec import Inclusion, PipelineSpec
 from pipelines.types import ClinicalValue, Contribution, FloatArray, NomogramRow, Outcome, Prediction, SeriesRole
 
 SCORE = "SCORE:model:log_odds"  # the first stage's calibrated log-odds among the features of the second
@@ -28,6 +28,11 @@ class Decided(NamedTuple):
     nomogram: tuple[NomogramRow, ...]
 
 
+def broken_rules(spec: PipelineSpec, known: Mapping[str, ClinicalValue]) -> tuple[Inclusion, ...]:
+    """Return the rules of inclusion that are known not to hold."""
+    return tuple(rule for rule in spec.inclusion if rule.name in known and not rule.low <= known[rule.name].value < rule.high)
+
+
 def check_inclusion(spec: PipelineSpec, known: Mapping[str, ClinicalValue]) -> tuple[str, ...]:
     """Return a sentence for each rule of inclusion that cannot be verified.
 
@@ -39,8 +44,7 @@ def check_inclusion(spec: PipelineSpec, known: Mapping[str, ClinicalValue]) -> t
     broken = [
         f"{spec.title} does not apply: {clinical.KNOWN[rule.name].title} is {known[rule.name].words} ({known[rule.name].source}), "
         f"but the system was made for patients with {rule.words}"
-        for rule in spec.inclusion
-        if rule.name in known and not rule.low <= known[rule.name].value < rule.high
+        for rule in broken_rules(spec, known)
     ]
     if broken:
         raise NotApplicable("; ".join(broken))

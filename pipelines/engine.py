@@ -15,7 +15,7 @@ import onnxruntime
 from pipelines.decide import check_inclusion, decide
 from pipelines.errors import BadGeometry, MissingRoi
 from pipelines.features import clinical, histogram, radiomics
-from pipelines.features.cnn import crop, place_maps
+from pipelines.features.cnn import crop, occlusion_maps, place_maps
 from pipelines.imaging.geometry import build_volume, resample_mask
 from pipelines.imaging.intensity import preprocess
 from pipelines.imaging.regions import find_roi
@@ -26,7 +26,7 @@ from pipelines.measure import measure
 from pipelines.memo import SHARED, digest
 from pipelines.models.bundle import Bundle
 from pipelines.models.segment import segment
-from pipelines.models.session import Float32Array, run_cnn, takes_status
+from pipelines.models.session import Float32Array, has_map, run_cnn, takes_status
 from pipelines.spec import Cnn, Histogram, PipelineSpec, Radiomics, Triplets
 from pipelines.types import Case, Choice, Evidence, FloatArray, ImageVolume, Prediction, Roi, Series, SeriesRole
 
@@ -135,11 +135,13 @@ def _measure_radiomics(image: hd.Volume, mask: hd.Volume, block: Radiomics) -> d
 def _look(session: onnxruntime.InferenceSession, image: hd.Volume, mask: hd.Volume, block: Cnn) -> tuple[dict[str, float], hd.Volume]:
     views = crop(block.view, image, mask)
     values, cams = network_features(session, views.array, block)
+    if not has_map(session):
+        cams = occlusion_maps(lambda shown: run_cnn(session, shown).logits, views.array)
     return values, place_maps(cams, views, image)
 
 
 def network_features(session: onnxruntime.InferenceSession, views: Float32Array, block: Cnn) -> tuple[dict[str, float], FloatArray]:
-    """Return a network's features by their names within the block, and its activation maps, of a patient's views (n, channels, ...)."""
+    """Return a network's features by their names within the block, and its own activation maps, of a patient's views (n, channels, ...)."""
     output = run_cnn(session, views)
     if not isinstance(block.view, Triplets):
         return {str(i): float(value) for i, value in enumerate(output.features[0])}, output.cams
@@ -169,7 +171,7 @@ def run(spec: PipelineSpec, bundle: Bundle, case: Case, *, progress: Progress = 
     if roi is None:
         progress("segment")
         roi, segmenter = _draw_roi(spec, bundle, case)
-        case = replace(case, roi=roi)
+        case, notes = replace(case, roi=roi), (*notes, *roi.notes)
     progress("preprocess")
     prepared = prepare(spec, case)
     features, maps = extract_features(spec, prepared, bundle.cnns, progress=progress)
@@ -180,6 +182,7 @@ def run(spec: PipelineSpec, bundle: Bundle, case: Case, *, progress: Progress = 
         roi=roi,
         rois=prepared.rois,
         activation_maps=maps,
+        occluded=frozenset(role for role in maps if not has_map(bundle.cnns[role])),
         contributions=decided.contributions,
         base_log_odds=decided.base_log_odds,
         measurements=measure(roi, case, rois=prepared.rois, features=features),

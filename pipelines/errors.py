@@ -6,7 +6,12 @@ again can help. The docstring is the default message, so raising a leaf without 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    import highdicom as hd
+
+    from pipelines.types import ImageVolume
 
 
 class CervinodeError(Exception):
@@ -49,6 +54,14 @@ class MissingRoi(InputError):
     """No usable region of interest was sent and none could be segmented."""
 
     code = "MISSING_ROI"
+
+
+class UnusableDrawing(MissingRoi):
+    """The segmentation network marked nothing, or an implausible size: ``mask`` on the grid of ``image``, for a reader to look at."""
+
+    def __init__(self, message: str, *, image: ImageVolume, mask: hd.Volume) -> None:
+        super().__init__(message)
+        self.image, self.mask = image, mask
 
 
 class MissingClinical(InputError):

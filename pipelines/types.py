@@ -157,6 +157,7 @@ class Roi:
     """A region of interest: a mask (uint8, 0 or 1) on the grid of the sequence it was drawn on, and whose it is.
 
     ``segment_algorithm_type`` is that of the SEG it came in (PS3.3 C.8.20.2.3.1: AUTOMATIC, SEMIAUTOMATIC or MANUAL), empty for contours.
+    ``notes`` are what a reader must know of how it was drawn.
     """
 
     role: SeriesRole
@@ -165,6 +166,7 @@ class Roi:
     description: str
     source_sop_instance_uid: str | None = None
     segment_algorithm_type: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +292,7 @@ class Evidence:
     clinical: tuple[ClinicalValue, ...] = ()  # what was known of what the system uses
     nomogram: tuple[NomogramRow, ...] = ()
     frame: UltrasoundFrame | None = None
+    occluded: frozenset[SeriesRole] = frozenset()  # sequences whose map is an occlusion map, not a class activation map
 
 
 def as_float(value: object) -> float | None:

@@ -30,7 +30,7 @@ class Run:
     context: ReportContext
     source: Dataset
     key: ResultKey
-    model: str  # name and version of system and bundle, at most 64 characters
+    model: str  # name and version of system and bundle, at most 64 characters; empty for what no model of ours had a part in
     say: Messages  # in a language that the character set of the objects can hold
     segmenter: str | None = None  # name and digest of the network that drew the region, where one did
 
@@ -73,9 +73,10 @@ def stamp(target: Dataset, run: Run, *, description: str) -> None:
     target.SeriesTime = target.ContentTime = target.InstanceCreationTime = time
     target.Manufacturer, target.ManufacturerModelName = run.context.manufacturer, run.context.model_name
     target.DeviceSerialNumber = run.context.station
-    target.SoftwareVersions = [run.context.software_version, run.model]
+    models = [model for model in (run.model, run.segmenter) if model]
+    target.SoftwareVersions = [run.context.software_version, *models[:1]]
     target.ContentQualification = "RESEARCH"
-    target.ContributingEquipmentSequence = [_equipment(run, model) for model in (run.model, run.segmenter) if model]
+    target.ContributingEquipmentSequence = [_equipment(run, model) for model in models or [run.context.model_name]]
     for element in target.iterall():
         if element.keyword == "DimensionOrganizationUID":
             element.value = derive_uid("dimension organization", target.SOPInstanceUID)

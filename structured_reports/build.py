@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from pydicom import Dataset
 
 from pipelines.errors import ResultError
-from pipelines.types import Evidence, Prediction, Refusal
+from pipelines.types import Evidence, Prediction, Refusal, RoiOrigin
 from structured_reports import canvas
 from structured_reports.attributes import Run
 from structured_reports.capture import build_captures
@@ -52,12 +53,31 @@ def build_result(sources: Sequence[Dataset], prediction: Prediction, evidence: E
     unsegmented = _in_order(source for source in sources if source.SOPInstanceUID not in segmented)
     references = [*first, *(normalise_source(source) for source in unsegmented)]
     captures = build_captures(prediction, evidence, run)
-    seg = None if evidence.frame else build_segmentation(evidence, prediction, run)
+    seg = None if evidence.frame else build_segmentation(evidence, prediction, _run_of_region(run, evidence, prediction))
     graphic = [build_graphic(references, prediction, evidence, run)] if context.graphic else []
     report = build_report(references, prediction, evidence, run, seg=seg, others=[*graphic, *captures])
     objects = [*captures, *([seg] if seg else []), *graphic, report]
     check_objects(objects, [*roi_sources, *unsegmented], identity=roi_sources[0])
     return objects
+
+
+def _run_of_region(run: Run, evidence: Evidence, prediction: Prediction) -> Run:
+    """Return what the segmentation's identity rests on: the same region is the same object, whichever systems and versions use it.
+
+    A region that was sent depends on no model of ours; one that a bundle drew, on that bundle.
+    """
+    roi, drawn = evidence.roi, evidence.roi.origin is RoiOrigin.MODEL
+    image = evidence.volumes[roi.role]
+    pixels = digest_arrays([roi.volume.array, image.volume.array])
+    key = replace(
+        run.key,
+        source_sop_instance_uids=tuple(sorted({str(source.SOPInstanceUID) for source in image.sources})),
+        content_digest="\x1f".join([pixels, roi.role, roi.origin, roi.description, roi.segment_algorithm_type]),
+        model_digest=run.key.model_digest if drawn else "",
+        version=1,
+        variant=f"{prediction.bundle_status} {run.source.get('SpecificCharacterSet', '')}",
+    )
+    return replace(run, key=key, model=run.model if drawn else "", segmenter=run.segmenter if drawn else None)
 
 
 def build_refusal(sources: Sequence[Dataset], refusal: Refusal, context: ReportContext) -> list[Dataset]:

@@ -112,18 +112,23 @@ class Page:
         self.draw.text(xy, line, font=letters, fill=colour, anchor=anchor, stroke_width=halo, stroke_fill=(0, 0, 0))
         return float(letters.getlength(line))
 
-    def paragraph(self, xy: tuple[float, float], words: str, *, size: int, width: float, lines: int, colour: Colour = TEXT) -> float:
-        """Write words into at most ``lines`` lines; return the y below them."""
-        x, y = xy
+    def wrap(self, words: str, *, size: int, width: float, lines: int) -> list[str]:
+        """Break words into at most ``lines`` lines; the last one may be longer than ``width``."""
         rest = _PIECES.findall(self._fit(words))
-        for number in range(1, lines + 1):
-            if not rest:
-                break
+        broken: list[str] = []
+        while rest:
             count = 1
             while count < len(rest) and self.width("".join(rest[: count + 1]), size=size) <= width:
                 count += 1
-            line, rest = (rest, []) if number == lines else (rest[:count], rest[count:])
-            self.text((x, y), "".join(line), size=size, colour=colour, width=width)
+            line, rest = (rest, []) if len(broken) == lines - 1 else (rest[:count], rest[count:])
+            broken.append("".join(line).rstrip())
+        return broken
+
+    def paragraph(self, xy: tuple[float, float], words: str, *, size: int, width: float, lines: int, colour: Colour = TEXT) -> float:
+        """Write words into at most ``lines`` lines; return the y below them."""
+        x, y = xy
+        for line in self.wrap(words, size=size, width=width, lines=lines):
+            self.text((x, y), line, size=size, colour=colour, width=width)
             y += size * 1.35
         return y
 

@@ -71,9 +71,9 @@ def _draw(prediction: Prediction, evidence: Evidence, run: Run) -> Iterator[_Dra
         words = "Waterfall of Shapley values from the average case to this one"
         yield _Drawn("waterfall", draw_waterfall(prediction, evidence, context, say=say), words, anchor)
     for role in dict.fromkeys((*evidence.activation_maps, evidence.roi.role)):
-        pixels = draw_heatmap(prediction, evidence, role=role, index=key_slice(evidence, role), say=say)
-        mapped = role in evidence.activation_maps
-        words = f"{f'Grad-CAM of the {role} network' if mapped else f'Region on {role}'} over the slice on which the region is largest"
+        pixels = draw_heatmap(prediction, evidence, context, role=role, index=key_slice(evidence, role), say=say)
+        mapped, kind = role in evidence.activation_maps, "Occlusion map" if role in evidence.occluded else "Grad-CAM"
+        words = f"{f'{kind} of the {role} network' if mapped else f'Region on {role}'} over the slice on which the region is largest"
         yield _Drawn(f"slice {role}", pixels, words, key_image(evidence, role), shows_source=True)
 
 

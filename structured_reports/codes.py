@@ -12,7 +12,7 @@ import zlib
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept
 
-from pipelines.types import Code, Outcome, RoiOrigin, SeriesRole
+from pipelines.types import BundleStatus, Code, Outcome, RoiOrigin, SeriesRole
 
 PRIVATE = "99CERVINODE"
 MAX_MEANING = 64  # characters, VR LO, PS3.5 6.2
@@ -66,6 +66,7 @@ S_PER_MM2 = Code("s/mm2", "UCUM", "second per square millimeter")
 PIXELS = Code("{pixels}", "UCUM", "pixels")
 LENGTHS = frozenset({"mm", "cm", "mm2", "cm2", "mm3", "cm3", "ml"})  # units that need a calibrated image
 THRESHOLD = Code("THRESHOLD", PRIVATE, "Decision threshold of the probability")
+THRESHOLD_WITHHELD = Code("THRESHOLD.WIT", PRIVATE, "NO CALL (unlike the training cases); threshold")
 CALL = Code("CALL", PRIVATE, "Call of the model at its threshold")
 CLASS = Code("CLASS", PRIVATE, "Most probable class")
 ICD_O = {  # ICD-O-3 morphology of the classes of histotype_mri, where it has the combination of size, keratin and histology
@@ -83,6 +84,7 @@ HIGH_RISK = Code("15508007", "SCT", "High Risk")
 
 LONG_AXIS = Code("103339001", "SCT", "Long axis")  # CID 7470
 SHORT_AXIS = Code("103340004", "SCT", "Short axis")
+VOLUME = Code("118565006", "SCT", "Volume")
 ADC = Code("113041", "DCM", "Apparent Diffusion Coefficient")
 LARGEST_SECTION = Code("M.SECTION", PRIVATE, "On the slice on which the region is largest")
 METHODS = {  # by measurement
@@ -145,7 +147,7 @@ REFUSAL_OTHER = Code("R.FAILURE", PRIVATE, "The analysis failed for a technical 
 def scheme_identification() -> CodingSchemeIdentificationItem:
     """Return the item that identifies the private scheme."""
     return CodingSchemeIdentificationItem(
-        designator=PRIVATE, name="Cervinode private codes", version="2", responsible_organization="Cervinode project"
+        designator=PRIVATE, name="Cervinode private codes", version="3", responsible_organization="Cervinode project"
     )
 
 
@@ -167,6 +169,16 @@ def lower_bound(finding: Code) -> Code:
 def upper_bound(finding: Code) -> Code:
     """Return the concept of the probability's upper bound."""
     return Code(f"{finding.value}.HI", PRIVATE, f"{stem(finding)} probability, upper bound")
+
+
+def beside_outline(finding: Code, status: BundleStatus) -> Code:
+    """Return the concept of a finding's probability where it stands on an image.
+
+    Viewers show nothing there but names and values of numbers, so the name says first that the number is for research only, and whether
+    a demonstration model gave it. It is short, because they cut lines at the edge of the image.
+    """
+    kind, mark = ("DEMO", "DEMO, RESEARCH ONLY") if status is BundleStatus.DEMO else ("RUO", "RESEARCH ONLY")
+    return Code(f"{finding.value}.{kind}", PRIVATE, f"{mark}: {stem(finding)} probability")
 
 
 def outcome_probability(finding: Code, outcome: Outcome) -> Code:

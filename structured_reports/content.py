@@ -61,20 +61,29 @@ def measured(measurement: Measurement) -> sr.Measurement:
     )
 
 
-def probabilities(prediction: Prediction) -> list[sr.Measurement]:
-    """Return probability and threshold, and the bounds as the widths of TID 310 and as numbers of their own, which viewers show."""
-    finding, places = prediction.finding, wording.decimals(prediction)
-    value, widths, bounds = wording.percent(prediction.probability, places), None, []
+def probability(prediction: Prediction, *, name: Code) -> sr.Measurement:
+    """Return the probability with its bounds as the widths of TID 310."""
+    places, widths = wording.decimals(prediction), None
+    value = wording.percent(prediction.probability, places)
     if prediction.interval:
         low, high = (wording.percent(bound, places) for bound in prediction.interval)
         widths = sr.MeasurementProperties(
             upper_measurement_uncertainty=round(high - value, places), lower_measurement_uncertainty=round(value - low, places)
         )
-        bounds = [percentage(codes.lower_bound(finding), low), percentage(codes.upper_bound(finding), high)]
-    found = [percentage(finding, value, properties=widths), *bounds]
-    if prediction.threshold is not None:
-        found.append(percentage(codes.THRESHOLD, wording.percent(prediction.threshold, places)))
-    return found
+    return percentage(name, value, properties=widths)
+
+
+def bounds(prediction: Prediction) -> list[sr.Measurement]:
+    """Return the bounds of the probability as numbers of their own: viewers do not show widths."""
+    finding, places = prediction.finding, wording.decimals(prediction)
+    names = (codes.lower_bound(finding), codes.upper_bound(finding))
+    return [percentage(n, wording.percent(b, places)) for n, b in zip(names, prediction.interval or (), strict=False)]
+
+
+def threshold(prediction: Prediction, *, name: Code = codes.THRESHOLD) -> list[sr.Measurement]:
+    """Return the decision threshold, where there is one."""
+    places = wording.decimals(prediction)
+    return [] if prediction.threshold is None else [percentage(name, wording.percent(prediction.threshold, places))]
 
 
 def evaluate(name: Code, value: Code) -> sr.QualitativeEvaluation:

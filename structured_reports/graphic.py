@@ -16,13 +16,15 @@ from pipelines.errors import ResultError
 from pipelines.types import Evidence, FloatArray, Prediction, SeriesRole
 from structured_reports import codes, wording
 from structured_reports.attributes import GRAPHIC_SERIES, Run
-from structured_reports.content import evaluate, measured, probabilities
+from structured_reports.content import evaluate, measured, percentage, probability, threshold
 from structured_reports.contour import trace_outline
 from structured_reports.document import build_document, build_root
 from structured_reports.images import key_image, key_slice
 from structured_reports.measure import measure
 from structured_reports.segmentation import TUMOUR_TRACKING, tumour_tracking_uid
 from structured_reports.source import frame_numbers
+
+_SIZES = [code.value for code in (codes.LONG_AXIS, codes.SHORT_AXIS, codes.VOLUME)]  # what follows probability and threshold
 
 
 def build_graphic(sources: Sequence[Dataset], prediction: Prediction, evidence: Evidence, run: Run) -> Dataset:
@@ -37,15 +39,31 @@ def build_graphic(sources: Sequence[Dataset], prediction: Prediction, evidence: 
         tracking_identifier=sr.TrackingIdentifier(uid=tumour_tracking_uid(run.source.StudyInstanceUID), identifier=TUMOUR_TRACKING),
         referenced_region=region,
         finding_type=codes.concept(codes.NEOPLASM_PRIMARY),
-        finding_sites=[sr.FindingSite(codes.concept(codes.CERVIX))],
-        measurements=[*probabilities(prediction), *(measured(m) for m in measure(evidence))],
+        # No finding site, which the main report has: OHIF would write "363698007: Cervix uteri" where a number is missing.
+        measurements=_numbers(prediction, evidence),
         qualitative_evaluations=[evaluate(codes.ROI_ORIGIN, codes.ROI_ORIGINS[evidence.roi.origin])],
     )
     status = prediction.bundle_status
     notice = wording.notice(run.context, status, run.say)
     root = build_root(run, [group], title=codes.GRAPHIC_TITLE, notice=notice, library=None)
-    description = wording.series_description(prediction.finding, "contour", version=run.context.version, status=status)
+    description = wording.series_description(prediction.finding, "ROI", version=run.context.version, status=status)
     return build_document(root, sources, run, kind="sr_gfx", series_number=GRAPHIC_SERIES, description=description, graphic=True)
+
+
+def _numbers(prediction: Prediction, evidence: Evidence) -> list[sr.Measurement]:
+    """Return the numbers beside the outline, those that a reader wants first: OHIF shows the first five, and nothing else of a report.
+
+    Of several classes the second one names the most probable, as viewers do not show coded answers here either.
+    """
+    top, finding = wording.most_probable(prediction), prediction.finding
+    limit = codes.THRESHOLD_WITHHELD if prediction.call == "withheld" else codes.THRESHOLD
+    sizes = sorted(measure(evidence), key=lambda m: _SIZES.index(m.name.value) if m.name.value in _SIZES else len(_SIZES))
+    return [
+        probability(prediction, name=codes.beside_outline(finding, prediction.bundle_status)),
+        *([percentage(codes.outcome_probability(finding, top), wording.share(top.probability))] if top else []),
+        *threshold(prediction, name=limit),
+        *(measured(m) for m in sizes),
+    ]
 
 
 def _outline(evidence: Evidence) -> FloatArray:

@@ -15,13 +15,15 @@ from structured_reports import codes, wording
 from structured_reports.attributes import Run
 from structured_reports.content import (
     Group,
+    bounds,
     evaluate,
     identify_algorithm,
     measured,
     number,
     percentage,
-    probabilities,
+    probability,
     text,
+    threshold,
     track,
     with_notes,
 )
@@ -59,7 +61,13 @@ def prediction_group(prediction: Prediction, evidence: Evidence, run: Run) -> Gr
         finding_type=codes.concept(kind) if kind else None,
         finding_sites=[sr.FindingSite(codes.concept(spec.site))],
         algorithm_id=identify_algorithm(prediction, run),
-        measurements=[*probabilities(prediction), *_outcome_numbers(prediction, others), *_total_points(evidence)],
+        measurements=[
+            probability(prediction, name=finding),
+            *bounds(prediction),
+            *threshold(prediction),
+            *_outcome_numbers(prediction, others),
+            *_total_points(evidence),
+        ],
         qualitative_evaluations=[_call(prediction, run), *([evaluate(codes.RISK, category)] if category else [])],
     )
     title = wording.title(spec.name, prediction.title, say)

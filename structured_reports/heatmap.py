@@ -11,13 +11,15 @@ from PIL import Image, ImageFilter
 
 from pipelines.types import Evidence, FloatArray, Prediction, SeriesRole
 from structured_reports import wording
-from structured_reports.canvas import LINE, MUTED, OUTLINE, TEXT, WARNING, Page, colour_map
+from structured_reports.canvas import LINE, MUTED, OUTLINE, TEXT, Page, colour_map
+from structured_reports.context import ReportContext
 from structured_reports.images import is_calibrated
 from structured_reports.language import Messages
+from structured_reports.layout import FOOT, TOP, WIDTH, start_page
 
-_WIDTH, _HEIGHT = 1024, 656
 _PANEL = 464  # pixels a side
-_LEFT, _RIGHT, _TOP = 16, 492, 96
+_LEFT, _RIGHT = 16, 492
+_HEIGHT = TOP + _PANEL + 84 + FOOT
 _MIN_FIELD_MM = 140.0  # enough pelvis around the tumour to recognise where it is
 _FIELD_PER_EXTENT = 2.2  # field of view over the region's extent
 _OPACITY = 0.75  # where the map is 1
@@ -42,15 +44,16 @@ class _Field:
         return np.asarray(image.transform((_PANEL, _PANEL), Image.Transform.EXTENT, self.extent, resample=resampling), dtype=float)
 
 
-def draw_heatmap(prediction: Prediction, evidence: Evidence, *, role: SeriesRole, index: int, say: Messages) -> NDArray[np.uint8]:
+def draw_heatmap(
+    prediction: Prediction, evidence: Evidence, context: ReportContext, *, role: SeriesRole, index: int, say: Messages
+) -> NDArray[np.uint8]:
     """Draw the page for slice ``index`` of the sequence; return RGB pixels, shape (rows, columns, 3)."""
     image, ultrasound = evidence.volumes[role], evidence.frame is not None
     mask = evidence.rois[role].array[index]
     field = _choose_field(mask, image.volume, whole=ultrasound)
     grey = _window(field.sample(image.volume.array[index]))
     cam = _sample_map(evidence, role, index, field)
-    page = Page(_WIDTH, _HEIGHT, say.language)
-    _write_head(page, prediction, evidence, role, index, say)
+    page = start_page(prediction, context, say, heading=_name_slice(evidence, role, index, say), height=_HEIGHT)
     _paste(page, grey, _LEFT)
     _paste(page, _overlay(grey, cam, field.sample(mask, smooth=False) >= 0.5), _RIGHT)
     if not ultrasound:  # it has no patient directions
@@ -108,20 +111,18 @@ def _overlay(grey: FloatArray, cam: FloatArray, inside: NDArray[np.bool_]) -> Fl
 
 def _paste(page: Page, panel: FloatArray, left: int) -> None:
     rgb = np.broadcast_to(panel if panel.ndim == 3 else panel[..., None], (_PANEL, _PANEL, 3))
-    page.image.paste(Image.fromarray(np.ascontiguousarray(rgb.round()).astype(np.uint8)), (left, _TOP))
+    page.image.paste(Image.fromarray(np.ascontiguousarray(rgb.round()).astype(np.uint8)), (left, TOP))
 
 
-def _write_head(page: Page, prediction: Prediction, evidence: Evidence, role: SeriesRole, index: int, say: Messages) -> None:
-    page.text((_LEFT, 10), wording.banner(prediction.bundle_status, say), size=22, colour=WARNING)
-    title = wording.title(prediction.system, prediction.title, say)
-    page.text((_RIGHT + _PANEL, 14), title, size=16, colour=MUTED, anchor="ra", width=480)
-    wide = page.text((_LEFT, 48), say("map.title" if role in evidence.activation_maps else "map.outline", role=role), size=28)
+def _name_slice(evidence: Evidence, role: SeriesRole, index: int, say: Messages) -> str:
+    """Return what the page shows, and of which slice or frame of which series."""
     image = evidence.volumes[role]
     where, values = "map.where", {"slice": index + 1, "slices": len(image.volume.array)}
     if evidence.frame:
         many = int(evidence.frame.source.get("NumberOfFrames") or 1) > 1
         where, values = ("map.where_frame", {"frame": evidence.frame.frame_number}) if many else ("map.where_image", {})
-    page.text((_LEFT + wide + 18, 58), say(where, series=image.header.label(), **values), size=17, colour=MUTED, width=_WIDTH - wide - 60)
+    what = say(f"{_kind(evidence, role)}.title" if role in evidence.activation_maps else "map.outline", role=role)
+    return f"{what}: {say(where, series=image.header.label(), **values)}"
 
 
 def _write_directions(page: Page, volume: hd.Volume, left: int) -> None:
@@ -132,12 +133,12 @@ def _write_directions(page: Page, volume: hd.Volume, left: int) -> None:
     for vector, x, y, anchor in places:
         axis = int(np.argmax(np.abs(vector)))
         letter = _DIRECTIONS[axis][0 if vector[axis] > 0 else 1]
-        page.text((left + x, _TOP + y), letter, size=18, anchor=anchor, halo=2)
+        page.text((left + x, TOP + y), letter, size=18, anchor=anchor, halo=2)
 
 
 def _draw_scale(page: Page, side_mm: float | None, say: Messages) -> None:
     """Draw a bar of known length, or say that there is none."""
-    x, y = _LEFT + 14, _TOP + _PANEL - 18
+    x, y = _LEFT + 14, TOP + _PANEL - 18
     if side_mm is None:
         page.text((x, y + 6), say("map.uncalibrated"), size=17, anchor="ld", halo=2)
         return
@@ -149,7 +150,7 @@ def _draw_scale(page: Page, side_mm: float | None, say: Messages) -> None:
 
 
 def _draw_colour_bar(page: Page, say: Messages) -> None:
-    left, top, height = _RIGHT + _PANEL + 18, _TOP + 28, _PANEL - 56
+    left, top, height = _RIGHT + _PANEL + 18, TOP + 28, _PANEL - 56
     ramp = colour_map(np.linspace(1, 0, height)[:, None].repeat(20, axis=1))
     page.image.paste(Image.fromarray(ramp.round().astype(np.uint8)), (left, top))
     page.draw.rectangle((left - 1, top - 1, left + 20, top + height), outline=LINE)
@@ -157,11 +158,17 @@ def _draw_colour_bar(page: Page, say: Messages) -> None:
     page.text((left + 10, top + height + 8), say("map.low"), size=16, anchor="ma")
 
 
+def _kind(evidence: Evidence, role: SeriesRole) -> str:
+    """Return the part of the messages that names this sequence's map for what it is."""
+    return "occlusion" if role in evidence.occluded else "map"
+
+
 def _write_foot(page: Page, evidence: Evidence, role: SeriesRole, cam: FloatArray, say: Messages) -> None:
-    top, mapped = _TOP + _PANEL + 10, role in evidence.activation_maps
+    top, mapped = TOP + _PANEL + 10, role in evidence.activation_maps
     page.text((_LEFT, top), say("map.source"), size=18)
-    shown = ("active" if cam.max() >= _VISIBLE else "inactive") if mapped else "outlined"
-    page.text((_RIGHT, top), say(f"map.{shown}"), size=18)
-    words = [say("map.note", role=role)] if mapped else []
+    kind = _kind(evidence, role)
+    shown = f"{kind}.{'active' if cam.max() >= _VISIBLE else 'inactive'}" if mapped else "map.outlined"
+    page.text((_RIGHT, top), say(shown), size=18)
+    words = [say(f"{kind}.note", role=role)] if mapped else []
     words.append(f"{wording.region_words(evidence.roi, say)}.")
-    page.paragraph((_LEFT, top + 29), " ".join(words), size=15, width=_WIDTH - 2 * _LEFT, lines=2, colour=MUTED)
+    page.paragraph((_LEFT, top + 29), " ".join(words), size=15, width=WIDTH - 2 * _LEFT, lines=2, colour=MUTED)

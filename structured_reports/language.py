@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from pipelines.errors import ConfigError
 
 DEFAULT = "en"
 _FOLDER = Path(__file__).parent / "messages"
+_PHRASE = "phrase."  # table of a language's file: sentences of the analysis with their {placeholders}
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,19 @@ class Messages:
     def __call__(self, key: str, **values: object) -> str:
         """Return a sentence with its placeholders filled."""
         return self.table[key].format(**values)
+
+    def translate(self, sentence: str) -> str:
+        """Return what the analysis says in English in this language, where it has the sentence (``[phrase]``), else as it is."""
+        for template, words in self.phrases:
+            if found := template.fullmatch(sentence):
+                return words.format(**found.groupdict())
+        return sentence
+
+    @cached_property
+    def phrases(self) -> list[tuple[re.Pattern[str], str]]:
+        """Sentences of the analysis as patterns whose groups are their placeholders, and how this language has them."""
+        pieces = ((_PLACEHOLDER.split(key.removeprefix(_PHRASE)), words) for key, words in self.table.items() if key.startswith(_PHRASE))
+        return [(re.compile("".join(f"(?P<{p}>.+)" if i % 2 else re.escape(p) for i, p in enumerate(parts))), w) for parts, w in pieces]
 
     def known(self, key: str, default: str) -> str:
         """Return a word of the language for something that came with words of its own, else those."""

@@ -1,30 +1,40 @@
-"""What is the same on every page: banner, title, and at the foot which model and software it comes from."""
+"""What is the same on every page: banner, title, and at the foot which model and software it comes from.
+
+Viewers write into the corners of what they show (OHIF: date and series, window, number of the image), so all of it stands in the middle.
+"""
 
 from __future__ import annotations
 
 from pipelines.types import Prediction
 from structured_reports import wording
-from structured_reports.canvas import LINE, MUTED, WARNING, Page
+from structured_reports.canvas import LINE, MUTED, TEXT, WARNING, Page
 from structured_reports.context import ReportContext
 from structured_reports.language import Messages
 
 WIDTH, HEIGHT, MARGIN = 1024, 768, 24
-TOP, BOTTOM = 98, 708  # y between which a page has its own content
+TOP, BOTTOM = 100, 708  # y between which a page of full height has its own content
+FOOT = HEIGHT - BOTTOM  # pixels at the foot of a page of any height
+_CORNER, _NARROW_CORNER = 170, 110  # pixels that are left free to either side of the upper two lines, and of those at their edge and below
+_TITLE_SIZES = (24, 21, 18)
+_DIGITS = 16  # of the bundle's digest; the report has all
 
 
-def start_page(prediction: Prediction, context: ReportContext, say: Messages, *, heading: str = "") -> Page:
+def start_page(prediction: Prediction, context: ReportContext, say: Messages, *, heading: str = "", height: int = HEIGHT) -> Page:
     """Return a page with banner, title and foot; ``heading`` stands in the place of the version."""
-    page = Page(WIDTH, HEIGHT, say.language)
-    page.text((MARGIN, 10), wording.banner(prediction.bundle_status, say), size=26, colour=WARNING)
-    page.text((WIDTH - MARGIN, 16), say("status.software"), size=17, colour=MUTED, anchor="ra")
-    page.box(MARGIN, 48, WIDTH - MARGIN, 49, LINE)
-    right = heading or wording.version_words(context, say)
-    wide = page.text((WIDTH - MARGIN, 66), right, size=17, anchor="ra")
+    page, middle = Page(WIDTH, height, say.language), WIDTH / 2
+    wide, wider = WIDTH - 2 * _CORNER, WIDTH - 2 * _NARROW_CORNER
+    page.text((middle, 6), wording.banner(prediction.bundle_status, say), size=26, colour=WARNING, anchor="ma", width=wide)
     title = wording.title(prediction.system, prediction.title, say)
-    page.text((MARGIN, 60), title, size=26, width=WIDTH - 2 * MARGIN - (wide + 24 if wide else 0))
-    page.box(MARGIN, 716, WIDTH - MARGIN, 717, LINE)
-    page.text((MARGIN, 726), wording.model_identity(prediction, say), size=15, colour=MUTED, width=WIDTH - 2 * MARGIN)
+    size = next((size for size in _TITLE_SIZES if page.width(title, size=size) <= wide), _TITLE_SIZES[-1])
+    page.text((middle, 52), title, size=size, anchor="mm", width=wide)
+    below = heading or ". ".join(filter(None, (wording.version_words(context, say), say("status.software"))))
+    page.text((middle, 69), below, size=17, colour=TEXT if heading else MUTED, anchor="ma", width=wider)
+    page.box(MARGIN, 93, WIDTH - MARGIN, 94, LINE)
+    foot = height - FOOT
+    page.box(_NARROW_CORNER, foot + 8, WIDTH - _NARROW_CORNER, foot + 9, LINE)
+    identity = wording.model_identity(prediction, say, digits=_DIGITS)
+    page.text((middle, foot + 18), identity, size=15, colour=MUTED, anchor="ma", width=wider)
     made = say("result.made", software=f"{context.model_name} {context.software_version}", station=context.station)
     words = f"{made} {say('status.unverified')} {say('status.device')}"
-    page.text((MARGIN, 746), words, size=15, colour=MUTED, width=WIDTH - 2 * MARGIN)
+    page.text((middle, foot + 38), words, size=15, colour=MUTED, anchor="ma", width=wider)
     return page

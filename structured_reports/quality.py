@@ -36,7 +36,7 @@ class Quality:
 
 def judge(prediction: Prediction, evidence: Evidence, source: Dataset, say: Messages) -> Quality:
     """Return what stands in the way of relying on a result. ``source`` is a normalised header of the study."""
-    findings, flags = [], list(prediction.flags)
+    findings, flags = [], [say.translate(flag) for flag in prediction.flags]
     if computed_adc(evidence):
         findings.append(codes.MISSING_ADC)
         flags.append(say("quality.adc_computed"))

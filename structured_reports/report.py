@@ -67,7 +67,7 @@ def build_refusal_report(sources: Sequence[Dataset], refusal: Refusal, run: Run)
     name, title = codes.stem(context.spec.finding), wording.title(refusal.system, refusal.title, run.say)
     head = [
         text(codes.COMMENT, run.say("result.no_result", word=word, title=title), run),
-        *(text(codes.REASON, reason, run) for reason in refusal.reasons),
+        *(text(codes.REASON, run.say.translate(reason), run) for reason in refusal.reasons),
     ]
     tail = [text(codes.FOUND, line, run) for line in refusal.found]
     evaluations = [

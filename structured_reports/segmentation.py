@@ -11,7 +11,7 @@ from pydicom import Dataset
 from pydicom.uid import MRImageStorage, SegmentationStorage
 
 from pipelines.errors import ResultError
-from pipelines.types import Evidence, ImageVolume, Prediction, Roi, RoiOrigin
+from pipelines.types import Code, Evidence, ImageVolume, Prediction, Roi, RoiOrigin
 from structured_reports import codes, wording
 from structured_reports.attributes import SEG_SERIES, Run, stamp
 from structured_reports.language import DEFAULT, load_messages
@@ -20,6 +20,7 @@ from structured_reports.uids import derive_uid
 
 TUMOUR = "Cervical tumour"
 TUMOUR_TRACKING = "Cervical tumour 1"
+_REGION = Code("TUMOUR", codes.PRIVATE, TUMOUR)  # in the description of a series that belongs to no one system
 _CODED = load_messages(DEFAULT)  # descriptions of objects stay English, as coded meanings do: lists of series show them
 _COLOUR = hd.color.CIELabColor(l_star=75.0, a_star=-35.0, b_star=-15.0)  # the cyan of the captures' outline
 _POSITION_TOLERANCE_MM = 0.01
@@ -32,6 +33,8 @@ def tumour_tracking_uid(study_instance_uid: str) -> str:
 
 def build_segmentation(evidence: Evidence, prediction: Prediction, run: Run) -> Segmentation:
     """Return the roi as a BINARY Segmentation (PS3.3 A.51) with one segment, empty frames left out.
+
+    Systems and versions that use the same region have it in common, so nothing in it is of one of them, save who drew it.
 
     Raises
     ------
@@ -60,7 +63,8 @@ def build_segmentation(evidence: Evidence, prediction: Prediction, run: Run) -> 
     )
     _identify_segment_per_frame(seg)
     _refer_to_frames(seg, image)
-    stamp(seg, run, description=wording.series_description(prediction.finding, "SEG", version=run.context.version, status=status))
+    whose = prediction.finding if run.model else _REGION
+    stamp(seg, run, description=wording.series_description(whose, "SEG", version=1, status=status))
     return seg
 
 

@@ -12,15 +12,14 @@ from structured_reports import wording
 from structured_reports.canvas import AGAINST, FOR, LINE, MUTED, PANEL, TEXT, Colour, Page
 from structured_reports.classes import draw_outcomes
 from structured_reports.context import ReportContext
+from structured_reports.facts import draw_facts
 from structured_reports.language import Messages
 from structured_reports.layout import BOTTOM, MARGIN, WIDTH, start_page
-from structured_reports.measure import measure
 
 _COLUMN = 640  # x at which the right-hand column begins
 _BODY = 292  # y below the bar of the probability
 _LIMIT_LINE, _MAX_LIMITS = 25, 4  # pixels; lines
-_MAX_ROW = 46
-_FLAG_LINE, _ROW, _HEADING = 22, 25, 32  # pixels
+_MIN_ROW, _MAX_ROW = 35, 46  # pixels for a contribution
 _AXIS, _HALF_BAR = 308, 220  # x of log-odds 0, length of the longest bar
 
 
@@ -30,14 +29,15 @@ def draw_summary(
     """Draw the page; return RGB pixels, shape (rows, columns, 3). ``flags`` are what the reader must take care of."""
     page = start_page(prediction, context, say)
     _draw_probability(page, prediction, context, say)
-    top = _write_limits(page, wording.limits(prediction, say))
+    top = _write_limits(page, wording.limits(prediction, say), say)
     if any(o.kind == "class" for o in prediction.outcomes):
         page.text((MARGIN, top), say("page.classes"), size=22)
         outcomes = [o for o in prediction.outcomes if o.kind == "class"]
         draw_outcomes(page, outcomes, say, left=MARGIN, top=top + 36, width=_COLUMN - MARGIN - 46, row=42, bottom=BOTTOM)
     else:
         _draw_contributions(page, evidence, context.spec.top_contributions, say, top)
-    _write_facts(page, evidence, flags, say, top)
+    page.box(_COLUMN - 22, top + 4, _COLUMN - 21, BOTTOM - 6, LINE)
+    draw_facts(page, evidence, flags, say, left=_COLUMN, top=top, right=WIDTH - MARGIN, bottom=BOTTOM)
     return page.pixels()
 
 
@@ -94,11 +94,14 @@ def _write_bar_labels(page: Page, mark: float | None, label: str, y: int) -> Non
         page.text((right, y), "100 %", size=17, colour=MUTED, anchor="ra")
 
 
-def _write_limits(page: Page, limits: list[str]) -> int:
+def _write_limits(page: Page, limits: list[str], say: Messages) -> int:
     """Write what must be said with the number; return the y of what follows."""
-    for number, words in enumerate(limits[:_MAX_LIMITS]):
+    lines = limits if len(limits) <= _MAX_LIMITS else limits[: _MAX_LIMITS - 1]
+    if more := len(limits) - len(lines):
+        lines = [*lines, say("page.more", count=more)]
+    for number, words in enumerate(lines):
         page.text((MARGIN, _BODY + number * _LIMIT_LINE), words, size=17, width=WIDTH - 2 * MARGIN)
-    return _BODY + min(len(limits), _MAX_LIMITS) * _LIMIT_LINE + (10 if limits else 0)
+    return _BODY + len(lines) * _LIMIT_LINE + (10 if lines else 0)
 
 
 def _draw_contributions(page: Page, evidence: Evidence, count: int, say: Messages, y: float) -> None:
@@ -111,6 +114,7 @@ def _draw_contributions(page: Page, evidence: Evidence, count: int, say: Message
     if not top:
         page.text((MARGIN, y), say("why.none"), size=17, colour=MUTED)
         return
+    top = top[: int((BOTTOM - 26 - y) / _MIN_ROW)]
     row = min(_MAX_ROW, (BOTTOM - 26 - y) / len(top))
     largest = max(abs(c.log_odds) for c in top) or 1.0
     for number, contribution in enumerate(top):
@@ -130,44 +134,3 @@ def _draw_bar(page: Page, contribution: Contribution, largest: float, y: float, 
     else:
         page.box(_AXIS - 1 - length, top, _AXIS - 1, bottom, AGAINST)
         page.text((_AXIS - length - 8, (top + bottom) / 2), label, size=15, anchor="rm")
-
-
-def _write_facts(page: Page, evidence: Evidence, flags: tuple[str, ...], say: Messages, top: float) -> None:
-    """Write tumour measures, region, flags, series and clinical values in the right-hand column; series give way to flags."""
-    width, series = WIDTH - MARGIN - _COLUMN, wording.used_series(evidence.volumes, say)
-    values = [(wording.clinical_name(v.name), v.words) for v in evidence.clinical]
-    page.box(_COLUMN - 22, top + 4, _COLUMN - 21, BOTTOM - 6, LINE)
-    page.text((_COLUMN, top), say("page.tumour"), size=22)
-    y = _write_pairs(page, [wording.measurement_words(m, say) for m in measure(evidence)], top + 34)
-    y = page.paragraph((_COLUMN, y + 2), wording.region_words(evidence.roi, say), size=16, width=width, lines=2, colour=MUTED) + 12
-    if values and y + _HEADING + _ROW < BOTTOM:
-        page.text((_COLUMN, y), say("page.clinical"), size=22)
-        y = _write_pairs(page, values[: int((BOTTOM - y - _HEADING) // _ROW)], y + _HEADING) + 12
-    if flags and y + _HEADING + _FLAG_LINE < BOTTOM:
-        y = _write_flags(page, flags, say, y, max(2, int((BOTTOM - y - 2 * _HEADING - len(series) * _ROW - 12) // _FLAG_LINE))) + 12
-    if y + _HEADING + _ROW < BOTTOM:
-        page.text((_COLUMN, y), say("page.series"), size=22)
-        for number, (role, words) in enumerate(series[: int((BOTTOM - y - _HEADING) // _ROW)]):
-            page.text((_COLUMN, y + _HEADING + number * _ROW), role, size=16)
-            page.text((_COLUMN + 72, y + _HEADING + number * _ROW), words, size=16, colour=MUTED, width=width - 72)
-
-
-def _write_flags(page: Page, flags: tuple[str, ...], say: Messages, y: float, lines: int) -> float:
-    """Write what the reader must take care of in at most so many lines; return the y below."""
-    words = say("page.care") if len(flags) == 1 else say("page.care_many", count=len(flags))
-    page.text((_COLUMN, y), words, size=22)
-    y += _HEADING
-    for flag in flags:
-        allowed = min(3, lines, int((BOTTOM - y) // _FLAG_LINE))
-        below = page.paragraph((_COLUMN, y), flag, size=16, width=WIDTH - MARGIN - _COLUMN, lines=allowed)
-        lines, y = lines - round((below - y) / (16 * 1.35)), below
-    return y
-
-
-def _write_pairs(page: Page, pairs: list[tuple[str, str]], y: float) -> float:
-    """Write names to the left and values to the right of the column; return the y below."""
-    for name, value in pairs:
-        wide = page.text((WIDTH - MARGIN, y), value, size=18, anchor="ra")
-        page.text((_COLUMN, y + 1), name, size=17, colour=MUTED, width=WIDTH - MARGIN - _COLUMN - wide - 12)
-        y += _ROW
-    return y

@@ -59,11 +59,12 @@ def mark(status: BundleStatus | None) -> str:
 
 
 def series_description(finding: Code, what: str, *, version: int, status: BundleStatus | None = None) -> str:
-    """Return a series description whose first 22 characters, all that viewers show, hold the warning.
+    """Return a series description that is told apart from others by its first 16 to 22 characters, which are all that lists show.
 
-    ``status`` is that of the bundle, where one was used. The version is named from the second on.
+    The warning comes first, then the finding, the version from the second on, and ``what`` the series holds. ``status`` is that of the
+    bundle, where one was used.
     """
-    words = ["[RUO]", mark(status), "AI", codes.stem(finding), f"v{version}" if version > 1 else "", what]
+    words = ["[RUO]", mark(status), codes.stem(finding), f"v{version}" if version > 1 else "", what]
     return " ".join(" ".join(words).split())[: codes.MAX_MEANING]
 
 
@@ -159,14 +160,14 @@ def limits(prediction: Prediction, say: Messages) -> list[str]:
     return words
 
 
-def model_identity(prediction: Prediction, say: Messages) -> str:
-    """Return system, version, status and digest of the bundle."""
+def model_identity(prediction: Prediction, say: Messages, *, digits: int | None = None) -> str:
+    """Return system, version, status and digest of the bundle, of the digest its first ``digits`` only."""
     return say(
         "result.model",
         system=prediction.system,
         version=prediction.bundle_version,
         status=prediction.bundle_status,
-        digest=prediction.bundle_digest,
+        digest=prediction.bundle_digest[:digits],
     )
 
 

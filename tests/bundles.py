@@ -25,11 +25,14 @@ def write_bundle(
     with_segmenter: bool = True,
     with_imaging_only: bool = True,
     sites: tuple[str, ...] = (),
+    metrics: dict[str, float] | None = None,
+    classes: tuple[int, ...] = (),
 ) -> Path:
     """Write a bundle for ``spec`` below ``root`` and return its folder.
 
     The classifier is a logistic regression on one radiomic and, if the system has networks, one deep feature per sequence, and on each
-    clinical value that the system declares; the imaging-only one does without these. With ``sites`` it claims to come from patients there.
+    clinical value that the system declares; the imaging-only one does without these. With ``sites`` it claims to come from patients there;
+    with ``classes`` it tells these apart.
     """
     folder = root / spec.name / version
     folder.mkdir(parents=True)
@@ -45,7 +48,7 @@ def write_bundle(
         _save(segmenter_graph(), folder / "segmenter.onnx")
         segmenter = {"file": "segmenter.onnx", "network": "threshold", "role": spec.roi.role, "spacing_mm": 2.0}
         segmenter["input"] = {"name": "image", "shape": [-1, 1, 64, 64], "axes": "ncyx", "range": "z-score"}
-    decision = _write_decision(folder, "classifier", [*names, *(f"CLINICAL:value:{one.name}" for one in spec.clinical)])
+    decision = _write_decision(folder, "classifier", [*names, *(f"CLINICAL:value:{one.name}" for one in spec.clinical)], classes)
     imaging_only = _write_decision(folder, "imaging", names) if spec.clinical and with_imaging_only else None
     manifest = {
         "format_version": 1,
@@ -57,10 +60,11 @@ def write_bundle(
         "segmenter": segmenter,
         "cnns": cnns,
         "decision": decision,
-        "training": {"data": "synthetic", "description": "none", "n": 0, "events": 0, "seed": 0, "metrics": {}, "statement": "not trained"},
+        "training": {"data": "synthetic", "description": "none", "n": 0, "events": 0, "seed": 0, "statement": "not trained"},
         "made_with": {},
         "files": {p.name: _entry(p) for p in sorted(folder.iterdir())},
     }
+    manifest["training"]["metrics"] = metrics or {}
     if imaging_only:
         manifest["imaging_only"] = imaging_only
     if sites:
@@ -71,18 +75,23 @@ def write_bundle(
     return folder
 
 
-def _write_decision(folder: Path, name: str, features: list[str]) -> dict:
+def _write_decision(folder: Path, name: str, features: list[str], classes: tuple[int, ...] = ()) -> dict:
     """Write a classifier and its background; return the manifest's entry."""
-    _save(classifier_graph(np.linspace(0.5, -0.3, len(features))), folder / f"{name}.onnx")
+    weights = np.linspace(0.5, -0.3, len(features))
+    if classes:
+        graph = classifier_graph(np.outer(np.linspace(-1, 1, len(classes)), weights), classes)
+        kind = {"classes": classes, "class_odds": [1.0] * len(classes), "threshold_rule": "the most probable class"}
+    else:
+        graph = classifier_graph(weights)
+        kind = {"platt": {"a": 1.1, "b": -0.2}, "threshold": 0.4, "threshold_rule": "fixed for tests"}
+    _save(graph, folder / f"{name}.onnx")
     np.save(folder / f"{name}_background.npy", np.random.default_rng(0).normal(size=(8, len(features))))
     return {
         "file": f"{name}.onnx",
         "classifier": "logistic regression",
         "features": [{"name": n, "mean": 100.0, "std": 80.0, "low": -1e6, "high": 1e6} for n in features],
-        "platt": {"a": 1.1, "b": -0.2},
-        "threshold": 0.4,
-        "threshold_rule": "fixed for tests",
         "background": f"{name}_background.npy",
+        **kind,
     }
 
 
@@ -121,19 +130,23 @@ def segmenter_graph() -> onnx.ModelProto:
     return _model(nodes, inputs, outputs, [numpy_helper.from_array(np.array(2.0, dtype=np.float32), "cut")])
 
 
-def classifier_graph(weights: np.ndarray) -> onnx.ModelProto:
-    """A binary logistic regression in the form that converters write: label and probabilities (n, 2)."""
+def classifier_graph(weights: np.ndarray, classes: tuple[int, ...] = (0, 1)) -> onnx.ModelProto:
+    """A logistic regression in the form that converters write: label and probabilities (n, classes).
+
+    ``weights`` are (classes, features), or (features,) of the second of two classes.
+    """
+    rows = weights if weights.ndim == 2 else np.stack([-weights, weights])
     node = helper.make_node(
         "LinearClassifier",
         ["X"],
         ["label", "probabilities"],
         domain="ai.onnx.ml",
-        classlabels_ints=[0, 1],
-        coefficients=[*(-weights), *weights],
-        intercepts=[0.0, 0.0],
+        classlabels_ints=list(classes),
+        coefficients=rows.ravel().tolist(),
+        intercepts=[0.0] * len(classes),
         post_transform="SOFTMAX",
     )
-    inputs = [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", len(weights)])]
+    inputs = [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", rows.shape[1]])]
     outputs = [
         helper.make_tensor_value_info("label", TensorProto.INT64, None),
         helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, None),

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipelines.features.ibsi import identify
 from pipelines.models.manifest import Decision, Feature, Linear, Platt
+from pipelines.systems.histotype_mri import SPEC as HISTOTYPE
 from pipelines.systems.plnm_us import SPEC
 from pipelines.training.calibration import calibration
 from pipelines.training.decision_curve import decision_curve
@@ -30,10 +31,10 @@ from pipelines.training.outcome import (
     Performance,
     Printed,
     Rival,
-    SeveralClasses,
     SiteLeftOut,
 )
 from pipelines.training.sample_size import events_per_variable, minimum_sample_size
+from pipelines.training.several import judge_several
 from pipelines.types import FloatArray
 
 N = 180
@@ -145,25 +146,14 @@ def make_classes(**changes: Any) -> Outcome:
     scores = rng.random((120, 3)) + 0.4 * (labels[:, None] == np.array([4, 6, 7]))
     scores /= scores.sum(axis=1, keepdims=True)
     calls = np.array([4, 6, 7])[scores.argmax(axis=1)]
-    confusion = tuple(tuple(int(((labels == a) & (calls == b)).sum()) for b in (4, 6, 7)) for a in (4, 6, 7))
-    words = ("Large-cell keratinizing squamous cell carcinoma", "Large-cell non-keratinizing squamous cell carcinoma", "Other")
-    several = SeveralClasses(
-        classes=(4, 6, 7),
-        words=words,
-        confusion=confusion,
-        accuracy=float((calls == labels).mean()),
-        balanced_accuracy=0.7,
-        one_against_rest=tuple(delong(scores[:, k], (labels == c).astype(int)) for k, c in enumerate((4, 6, 7))),
-        axes=(("Probability of adenocarcinoma", delong(scores[:, 2], (labels == 7).astype(int))),),
-        absent=("Small-cell keratinizing adenocarcinoma",),
-    )
+    several = judge_several(scores, labels, calls, known=(4, 6, 7), spec=HISTOTYPE, seed=1, resamples=50)
     whole = make_outcome()
     flow = replace(whole.flow, judged=120, class_counts={c: int((labels == c).sum()) for c in (4, 6, 7)})
     patients = tuple(
         JudgedPatient(f"P{i}", "", int(c), tuple(map(float, p)), int(k))
         for i, (c, p, k) in enumerate(zip(labels, scores, calls, strict=True))
     )
-    mean = float(np.mean([auc.value for auc in several.one_against_rest]))
+    mean = several.mean_auc.value
     nothing: dict[str, Any] = dict.fromkeys(("performance", "beeswarm", "lasso", "nomogram", "apparent_point", "conformal_coverage"))
     return replace(
         whole,
@@ -252,6 +242,7 @@ def _lasso() -> LassoCurve:
         coefficients=tuple(tuple(row) for row in coefficients.tolist()),
         chosen=int(loss.argmin()),
         rule="min",
+        names=NAMES[:7],
     )
 
 

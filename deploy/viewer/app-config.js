@@ -4,8 +4,8 @@ window.config = {
   routerBasename: null,
   extensions: [],
   modes: [],
-  // Neither the tour of OHIF's buttons nor a player for the captures (OT) may cover the results.
-  customizationService: [{ 'ohif.tours': { $set: [] } }, { autoCineModalities: { $set: ['US'] } }],
+  // Neither the tour of OHIF's buttons nor a player, which its button opens where there is a loop, may cover the results.
+  customizationService: [{ 'ohif.tours': { $set: [] } }, { autoCineModalities: { $set: [] } }],
   showStudyList: true,
   maxNumberOfWebWorkers: 2,
   showWarningMessageForCrossOrigin: true,

@@ -4,6 +4,7 @@
 ``studies/<study>/<sop>.dcm``  instances as received (PS3.10 files), written once, never changed
 ``incoming/``                  files being written
 ``results/<job>/``             what a job left: the result objects and ``outcome.json``; appears at once and complete
+``shared/<sop>.dcm``           result objects that several jobs have in common, as the first of them wrote them
 ``running/<job>.json``         signs of life of workers (:mod:`node.storage.claims`)
 ``requests/``                  wishes of an operator that the node carries out (``cervinode jobs retry``)
 =============================  ======================================================================================
@@ -74,12 +75,13 @@ class StudyStore:
         self._studies = root / "studies"
         self._incoming = root / "incoming"
         self._results = root / "results"
+        self._shared = root / "shared"
         self._requests = root / "requests"
         self.running = root / "running"
 
     def prepare(self) -> None:
         """Make the folders."""
-        for folder in (self._studies, self._incoming, self._results, self._requests, self.running):
+        for folder in (self._studies, self._incoming, self._results, self._shared, self._requests, self.running):
             folder.mkdir(parents=True, exist_ok=True)
 
     def discard_leftovers(self) -> None:
@@ -148,6 +150,20 @@ class StudyStore:
             return stored
         _sync_folder(self._results)
         return outcome
+
+    def keep_shared(self, sop_instance_uid: str, content: bytes) -> bytes:
+        """Store an object that several results have in common; return what is stored, the first one's: equal UIDs mean equal bytes."""
+        path = self._shared / f"{check_uid(sop_instance_uid)}.dcm"
+        mine = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        write_durably(mine, content)
+        try:
+            os.link(mine, path)  # fails if it exists, unlike a rename
+        except FileExistsError:
+            return path.read_bytes()
+        finally:
+            mine.unlink()
+        _sync_folder(self._shared)
+        return content
 
     def keep_variant(self, job_id: str, name: str, content: bytes) -> None:
         """Add a file to a stored result: one of its objects as another SOP class."""

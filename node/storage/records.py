@@ -14,6 +14,7 @@ class DeliveryState(StrEnum):
     PENDING = "PENDING"
     ACCEPTED = "ACCEPTED"
     OMITTED = "OMITTED"  # the peer does not take this SOP class
+    UNWANTED = "UNWANTED"  # its settings say that it is not to get this object
     REJECTED = "REJECTED"  # the peer answered "failed" too often
 
 

@@ -32,7 +32,7 @@ class Basis(BaseModel):
     sha256: str = Field(description="of the evaluation's file")
     cohort_digest: str
     n: int
-    events: int
+    events: int | None = Field(description="none of several classes")
     sites: tuple[str, ...]
     auc: float
 

@@ -14,6 +14,8 @@ from pipelines.types import BundleStatus, SeriesRole
 
 VERSION = r"^[A-Za-z0-9][A-Za-z0-9.-]{0,30}$"  # what a bundle's folder may be called
 
+LIE_DETECTOR = "lie_detector_valid"  # among the metrics of training: 1, or 0 where the recipe found a signal in shuffled labels
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +52,7 @@ class Segmenter(_Frozen):
 class CnnModel(_Frozen):
     """A feature extractor. Outputs: ``features`` (n, dim), ``logit`` (n, 1), ``cam`` (n, ...spatial), the class activation map.
 
+    A network with ``map_kind`` occlusion has no ``cam``: its map is made when serving, by hiding one part of the view after the other.
     A network that is told a clinical status has a second input ``status`` (n, 1) and the output ``joint_logit`` (n, 1).
     """
 
@@ -59,7 +62,7 @@ class CnnModel(_Frozen):
     input: TensorSpec
     dim: int = Field(gt=0)
     weights: str = Field(description="where the weights come from")
-    map_kind: Literal["class activation", "occlusion"] = Field(default="class activation", description="what ``cam`` is")
+    map_kind: Literal["class activation", "occlusion"] = Field(default="class activation", description="what is shown of where it looked")
 
 
 class Projection(_Frozen):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipelines.errors import BundleError
 from pipelines.models.bundle import Bundle
 from pipelines.models.in_use import Action, Basis, InUse
+from pipelines.models.manifest import LIE_DETECTOR
 from pipelines.types import BundleStatus
 
 
@@ -34,7 +35,7 @@ class _Evaluation(_Read):
     bundle_digest: str
     cohort_digest: str = Field(min_length=1)
     n: int
-    events: int
+    events: int | None  # None of several classes, of which auc is the mean of one against the rest
     sites: tuple[str, ...]
     external: bool | None
     synthetic: bool
@@ -63,6 +64,11 @@ def promote(
     """
     if bundle.manifest.training.data == "synthetic":
         raise BundleError(f"{bundle.label} was trained on synthetic cases: it is a demo and cannot be promoted")
+    if bundle.manifest.training.metrics.get(LIE_DETECTOR) == 0:
+        raise BundleError(
+            f"{bundle.label} cannot be promoted: its training run is INVALID, as its lie detector found a signal in shuffled labels "
+            f"(see the report of the run)"
+        )
     if to is BundleStatus.DEMO:
         raise BundleError("a bundle is promoted to research or validated")
     if to is BundleStatus.VALIDATED and evaluation is None:
@@ -119,7 +125,10 @@ def _basis(bundle: Bundle, content: bytes, *, external: bool) -> Basis:
         raise BundleError(f"evaluation: {'.'.join(str(p) for p in first['loc']) or 'file'}: {first['msg']}") from error
     if found.bundle_digest != bundle.digest:
         raise BundleError(f"the evaluation is of another bundle ({found.bundle_digest[:12]}), not of {bundle.label} ({bundle.digest[:12]})")
-    if not 0 < found.events < found.n:
+    several = bool(bundle.manifest.decision.classes)
+    if several != (found.events is None):
+        raise BundleError(f"the evaluation is of {'one finding' if several else 'several classes'}, {bundle.label} is not")
+    if found.events is not None and not 0 < found.events < found.n:
         raise BundleError(f"the evaluation has {found.events} events in {found.n} patients: it needs some of either kind")
     if external:
         _check_external(bundle, found)

@@ -23,7 +23,8 @@ _ERRORS_ONLY = 3  # onnxruntime log severity; LightGBM graphs declare an output 
 class CnnOutput(NamedTuple):
     """Of n views: features (n, dim), the network's own logits (n,), and its class activation maps (n, ...spatial), not negative.
 
-    ``joint_logits`` (n,) are those of a network that was told a clinical status, empty for others.
+    ``cams`` are empty for a network that has no map of its own (:func:`has_map`). ``joint_logits`` (n,) are those of a network that was
+    told a clinical status, empty for others.
     """
 
     features: FloatArray
@@ -54,9 +55,14 @@ def takes_status(session: onnxruntime.InferenceSession) -> bool:
     return any(one.name == STATUS for one in session.get_inputs())
 
 
+def has_map(session: onnxruntime.InferenceSession) -> bool:
+    """Tell whether a network gives a class activation map of its own."""
+    return any(one.name == "cam" for one in session.get_outputs())
+
+
 def run_cnn(session: onnxruntime.InferenceSession, views: Float32Array, *, status: float | None = None) -> CnnOutput:
     """Run a feature extractor on views (n, channels, ...spatial), for networks with a second input with ``status`` for all of them."""
-    names, inputs = ["features", "logit", "cam"], {"image": views.astype(np.float32)}
+    names, inputs = ["features", "logit", *(["cam"] if has_map(session) else [])], {"image": views.astype(np.float32)}
     if status is not None:
         names, inputs = [*names, "joint_logit"], inputs | {STATUS: np.full((len(views), 1), status, dtype=np.float32)}
     elif takes_status(session):
@@ -64,8 +70,9 @@ def run_cnn(session: onnxruntime.InferenceSession, views: Float32Array, *, statu
     outputs = session.run(names, inputs)
     if not all(np.isfinite(one).all() for one in outputs):
         raise NotFinite("a network returned features that are not finite")
-    features, logits, cams, *joint = (one.astype(np.float64) for one in outputs)
-    return CnnOutput(features, logits[:, 0], np.maximum(cams, 0), joint[0][:, 0] if joint else np.empty(0))
+    of = {name: one.astype(np.float64) for name, one in zip(names, outputs, strict=True)}
+    cams = np.maximum(of["cam"], 0) if "cam" in of else np.empty(0)
+    return CnnOutput(of["features"], of["logit"][:, 0], cams, of["joint_logit"][:, 0] if "joint_logit" in of else np.empty(0))
 
 
 def run_segmenter(session: onnxruntime.InferenceSession, slices: Float32Array, *, batch: int = 4) -> Float32Array:

@@ -13,11 +13,10 @@ from pipelines.models.arrays import read_array
 from pipelines.models.bundle import MANIFEST, check_signature, file_problems, parse_manifest, read_manifest_bytes, status_problems
 from pipelines.models.golden import TOLERANCE, Part, difference, parts_of
 from pipelines.models.graph import foreign_parts
-from pipelines.models.manifest import Decision, Feature, Manifest, Projection, TensorSpec
+from pipelines.models.manifest import CnnModel, Decision, Feature, Manifest, Projection, Segmenter, TensorSpec
 from pipelines.models.session import open_session
 from pipelines.spec import PipelineSpec
 
-_NETWORK_OUTPUTS = {"Segmenter": ("logits",), "CnnModel": ("features", "logit", "cam")}
 _PARITY = 1e-5  # largest difference allowed between a graph and the library it was exported from
 _FAR = 1e3  # standard deviations; a background row beyond that was not standardised with the manifest's numbers
 
@@ -113,9 +112,17 @@ def _graph_problems(session: onnxruntime.InferenceSession, part: Part) -> Iterat
         return
     inputs = {i.name: i for i in session.get_inputs()}
     yield from _input_problems(part.file, inputs, part.input)
-    missing = [o for o in _NETWORK_OUTPUTS[type(part).__name__] if o not in outputs]
+    missing = [o for o in _outputs_of(part) if o not in outputs]
     if missing:
         yield f"{part.file} does not have the output {', '.join(missing)}"
+    if isinstance(part, CnnModel) and part.map_kind == "occlusion" and "cam" in outputs:
+        yield f"{part.file} has a class activation map where the manifest says that its map is one of occlusion"
+
+
+def _outputs_of(part: Segmenter | CnnModel) -> tuple[str, ...]:
+    if isinstance(part, Segmenter):
+        return ("logits",)
+    return ("features", "logit") if part.map_kind == "occlusion" else ("features", "logit", "cam")
 
 
 def _input_problems(file: str, inputs: Mapping[str, onnxruntime.NodeArg], declared: TensorSpec) -> Iterator[str]:

@@ -35,7 +35,7 @@ WEIGHTS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
     "plnm_us": {LABEL: {"heterogeneity": 0.65, "echogenicity": 0.60, "irregularity": 0.47}},  # size counts through the diameter
     "lvsi_mri": {LABEL: {"rim": 0.65, "adc": 0.55, "size": 0.52}},
     "lnm_hybrid": {LABEL: {"rim": 0.80, "heterogeneity": 0.60}},  # its crops are scaled to the tumour and do not show its size
-    "histotype_mri": {KERATINISATION: {"grain": 0.70, "t2": 0.71}, HISTOLOGY: {"adc": 1.0}},
+    "histotype_mri": {KERATINISATION: {"grain": 0.70, "t2": 0.71}, HISTOLOGY: {"heterogeneity": 1.0}},  # all of it shows on T2WI
 }
 SYSTEMS = tuple(WEIGHTS)
 # Share of positive outcomes. [PLNM]: 107 of 421; [LVSI]: 92 of 155; [HSCORE]: 32 of the 141 external ones; [CRFE]: types 4, 6 and 7 with

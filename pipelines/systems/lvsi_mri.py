@@ -46,6 +46,7 @@ SPEC = PipelineSpec(
         Cnn(roles=(SeriesRole.T2W, SeriesRole.ADC, SeriesRole.CE_T1W), view=SliceCrop(margin=0.1, size=224), network="resnet50_2d"),
     ),
     recipe=Recipe(steps=(Repeatable(0.75), MannWhitney(0.05), Lasso(folds=10, rule="1se")), classifiers=("SVM",), folds=5),
+    reduced=((SeriesRole.T2W, SeriesRole.ADC),),  # no contrast agent was given; the paper compares models of single sequences
     inclusion=(Inclusion("neoadjuvant_therapy", "no treatment before the images", high=1.0),),
     positive="lymphovascular space invasion suspected",
     negative="lymphovascular space invasion not suspected",

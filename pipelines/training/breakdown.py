@@ -1,29 +1,75 @@
-"""The same score by parts: against the size of the tumour alone, and site by site, scanner by scanner."""
+"""A binary score judged whole and by parts: against the size of the tumour alone, and site by site, scanner by scanner.
+
+What several classes answer is turned into such scores first, see :func:`one_against_rest`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.spec import PipelineSpec
+from pipelines.training.calibration import calibration
+from pipelines.training.decision_curve import decision_curve
 from pipelines.training.discrimination import (
     Comparison,
     adjust_bonferroni,
     adjust_holm,
+    bootstrap_auc,
     compare_paired,
     compare_unpaired,
     delong,
     roc_curve,
 )
-from pipelines.training.evaluation import Baseline, Group, PatientRow, Variable
+from pipelines.training.evaluation import Baseline, Finding, Group, PatientRow, Variable
 from pipelines.training.intervals import Labels, proportion
 from pipelines.training.operating_point import OperatingPoint, operating_point
+from pipelines.training.several import WITHHELD, questions
 from pipelines.types import FloatArray
 
 _SIZES = ("[ml]", "[mm]", "[mm2]")
 _NOT_STATED = "not stated"
 _EACH = 2  # of either class, for an area with a variance
+
+
+def judge_finding(name: str, patients: Sequence[PatientRow], *, seed: int, resamples: int) -> Finding:
+    """Return everything about one binary score, of which there are at least two patients of either label."""
+    p, y = columns(patients)
+    return Finding(
+        name=name,
+        probabilities=tuple(p.tolist()),
+        labels=tuple(y.tolist()),
+        auc=delong(p, y),
+        auc_bootstrap=bootstrap_auc(p, y, resamples=resamples, seed=seed),
+        roc=roc_curve(p, y),
+        operating_point=judge_calls(patients),
+        calibration=calibration(p, y, external=True, resamples=resamples, seed=seed),
+        decision_curve=decision_curve(p, y),
+        baselines=size_baselines(patients),
+        groups=group_tables(patients),
+    )
+
+
+def one_against_rest(patients: Sequence[PatientRow], known: Sequence[int], spec: PipelineSpec) -> Iterator[tuple[str, list[PatientRow]]]:
+    """Yield each axis and each of the ``known`` classes that can be judged, with the patients as rows of that binary score.
+
+    A call is positive where the class called is that class, or lies on that side of the axis.
+    """
+    for q in questions(*class_columns(patients, known), known=known, spec=spec):
+        if q.can_be_judged:
+            said = ["positive" if yes else "negative" for yes in q.calls]
+            rows = zip(patients, q.truth.tolist(), q.scores.tolist(), said, strict=True)
+            yield q.words, [replace(x, label=y, probability=p, call=call if has_call(x.call) else x.call) for x, y, p, call in rows]
+
+
+def class_columns(patients: Sequence[PatientRow], known: Sequence[int]) -> tuple[FloatArray, Labels, Labels]:
+    """Return probabilities (n, classes) in the order of ``known``, labels and calls (n,)."""
+    p = np.array([[x.classes[number] for number in known] for x in patients])
+    calls = np.where([has_call(x.call) for x in patients], np.array(known)[p.argmax(axis=1)], WITHHELD)
+    return p, columns(patients)[1], calls.astype(np.int64)
 
 
 def size_baselines(patients: Sequence[PatientRow]) -> tuple[Baseline, ...]:
@@ -70,8 +116,8 @@ def judge_calls(patients: Sequence[PatientRow]) -> OperatingPoint | None:
 
 
 def has_call(call: str) -> bool:
-    """Tell whether a prediction said yes or no; it may have been withheld."""
-    return call in ("positive", "negative")
+    """Tell whether a prediction said yes or no, or named a class; it may have been withheld."""
+    return call != "withheld"
 
 
 def columns(patients: Sequence[PatientRow]) -> tuple[FloatArray, Labels]:

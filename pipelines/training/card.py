@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipelines.models.manifest import Decision, Manifest
+from pipelines.models.manifest import LIE_DETECTOR, Decision, Manifest
 from pipelines.spec import PipelineSpec
 
 _METRICS = {
@@ -16,6 +16,7 @@ _METRICS = {
     "nested_specificity": "specificity at the fold's own threshold, nested",
     "apparent_auc": "AUC on the training rows themselves (optimistic by nature)",
     "permuted_auc": "mean AUC of the whole recipe on shuffled labels (ought to be 0.5)",
+    LIE_DETECTOR: "1: the recipe finds nothing in shuffled labels; 0: INVALID, it does",
     "size_only_auc": "AUC of the roi's size alone",
     "bayes_auc": "best possible AUC of the planted signal (analytic)",
     "bayes_imaging_auc": "best possible AUC of what is planted in the images (analytic)",

@@ -41,12 +41,12 @@ class CohortRow:
         return f"line {self.line} ({self.patient})"
 
 
-def read_cohort(path: Path, *, classes: Collection[int] = (0, 1)) -> list[CohortRow]:
+def read_cohort(path: Path, *, classes: Collection[int] = (0, 1), each: int = MIN_EVENTS) -> list[CohortRow]:
     """Read and check ``cohort.csv``; paths in it are relative to the file.
 
     Columns: patient, study, label; optionally roi and roi2 (files with a first and a second reader's region), site, split (train or test),
     and clinical values by their names in :data:`pipelines.features.clinical.KNOWN`, empty where not known. What is known only after surgery
-    may stand in the table; no system can use it.
+    may stand in the table; no system can use it. A class that is there at all has ``each`` rows or more.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def read_cohort(path: Path, *, classes: Collection[int] = (0, 1)) -> list[Cohort
     refuse(path, "the study folder does not exist", [f"line {r.line}: {r.study}" for r in cohort if not r.study.is_dir()])
     rois = [(r.line, roi) for r in cohort for roi in (r.roi, r.second_roi) if roi]
     refuse(path, "the roi file does not exist", [f"line {line}: {roi}" for line, roi in rois if not roi.is_file()])
-    check_labels(str(path), [r.label for r in cohort])
+    check_labels(str(path), [r.label for r in cohort], each=each)
     return cohort
 
 
@@ -109,17 +109,17 @@ def _row(folder: Path, line: int, fields: Mapping[str, str], known: Sequence[str
     )
 
 
-def check_labels(where: str, labels: Sequence[int]) -> None:
-    """Raise CohortError where the label is constant or a class has too few rows for nested folds."""
+def check_labels(where: str, labels: Sequence[int], *, each: int = MIN_EVENTS) -> None:
+    """Raise CohortError where the label is constant or a class has fewer rows than ``each``, by default what nested folds need."""
     count = Counter(labels)
     if len(count) < 2:
         raise CohortError(f"{where}: the label is the same in all {len(labels)} rows")
-    if min(count.values()) < MIN_EVENTS:
+    if min(count.values()) < each:
         if set(count) <= {0, 1}:
             named = f"{count[1]} positive and {count[0]} negative rows"
         else:
-            named = " and ".join(f"{n} rows of class {c}" for c, n in sorted(count.items()) if n < MIN_EVENTS)
-        raise CohortError(f"{where}: {named} are too few, at least {MIN_EVENTS} of each are needed")
+            named = " and ".join(f"{n} rows of class {c}" for c, n in sorted(count.items()) if n < each)
+        raise CohortError(f"{where}: {named} are too few, at least {each} of each are needed")
 
 
 def refuse(path: Path, problem: str, rows: Sequence[str]) -> None:

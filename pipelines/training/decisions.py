@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipelines.features.ibsi import identify
-from pipelines.models.manifest import Conformal, Decision, Feature, FileEntry, Linear, Platt, Projection
+from pipelines.models.manifest import Conformal, Decision, Feature, FileEntry, Linear, Platt, Projection, Reduced
 from pipelines.training import recipe
 from pipelines.training.export import export_classifier
 from pipelines.training.plan import Run
 from pipelines.training.table import Table
 from pipelines.types import FloatArray, SeriesRole
 
+Roles = tuple[SeriesRole, ...]
 BACKGROUND_ROWS = 50
 _BACKGROUND_DIGITS = 3  # z-scores are rounded so that a reference row is no patient's exact values
 
@@ -27,10 +29,11 @@ class Parts(NamedTuple):
     score: Decision | None
     decision: Decision
     imaging_only: Decision | None
+    reduced: tuple[Reduced, ...]
 
 
-def write(run: Run, system: recipe.System, table: Table) -> Parts:
-    """Write all decisions; ``table`` are the rows that they were fitted on."""
+def write(run: Run, system: recipe.System, table: Table, *, reduced: Mapping[Roles, recipe.System]) -> Parts:
+    """Write all decisions; ``table`` are the rows that they were fitted on, ``reduced`` those for some of the sequences."""
     complete = system.with_score(table)
     selection = (system.score or system.decision).selection
     projections = []
@@ -42,7 +45,10 @@ def write(run: Run, system: recipe.System, table: Table) -> Parts:
     score = _write(run, "score", system.score, table) if system.score else None
     alone = system.imaging_only
     imaging_only = score if alone is system.score else _write(run, "imaging_only", alone, table) if alone else None
-    return Parts(tuple(projections), score, decision, imaging_only)
+    fewer = [
+        Reduced(roles=roles, decision=_write(run, f"reduced_{'_'.join(roles)}", one.decision, table)) for roles, one in reduced.items()
+    ]
+    return Parts(tuple(projections), score, decision, imaging_only, tuple(fewer))
 
 
 def list_files(folder: Path) -> dict[str, FileEntry]:

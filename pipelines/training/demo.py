@@ -32,17 +32,23 @@ class Demo:
 
 
 _SECTION = SliceGrid(spacing_mm=0.9, size=128)  # ultrasound is finer than MR and shows less
-_BRIEF = Plan(cnn=Schedule(epochs=6, batch=8, rate=1e-3), segmenter_patients=40, repeats=2, permutations=4)
-_LONGER = Schedule(epochs=16, batch=8, rate=2e-3)
+_BRIEF = Plan(
+    cnn=Schedule(epochs=6, batch=8, rate=1e-3),
+    segmenter=Schedule(epochs=18, batch=8, rate=2e-3),
+    segmenter_patients=40,
+    repeats=2,
+    permutations=4,
+)
+_LONGER = Schedule(epochs=28, batch=8, rate=2e-3)
 DEMOS: Mapping[str, Demo] = {
-    "histotype_mri": Demo(150, 0.9, replace(_BRIEF, network_share=0.27)),
+    "histotype_mri": Demo(220, 0.92, replace(_BRIEF, network_share=0.2)),
     "plnm_us": Demo(
         260,
         0.92,
         replace(_BRIEF, segmenter_patients=52, segmenter=replace(_LONGER, epochs=40), grid=_SECTION, permutations=3, network_share=0.2),
     ),
     "olnm_mri": Demo(170, 0.9, replace(_BRIEF, cnn=Schedule(epochs=6, batch=4, rate=1e-3))),
-    "lvsi_mri": Demo(130, 0.9, _BRIEF),
+    "lvsi_mri": Demo(220, 0.9, replace(_BRIEF, segmenter=_LONGER, segmenter_patients=44, network_share=0.2)),
     "lnm_hybrid": Demo(
         260,
         0.9,

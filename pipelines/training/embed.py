@@ -56,7 +56,8 @@ class Networks:
     @property
     def architecture(self) -> Architecture:
         """What is built."""
-        return self.run.plan.architecture or choose_architecture(self.block, published=self.run.plan.published)
+        plan = self.run.plan
+        return plan.architecture or choose_architecture(self.block, published=plan.published, network=plan.network)
 
     def train(self, role: SeriesRole, rows: Rows, labels: Labels) -> Net:
         """Train a network of one sequence on these patients (labels of all, in the files' order), or find it on disk."""
@@ -83,9 +84,8 @@ class Networks:
                     progress=lambda line: self.run.progress(f"{role} network on {len(rows)} patients: {line}"),
                     status=status.astype(np.float32) if isinstance(net, JointNet) else None,
                 )
-            outputs = ("features", "logit", "cam", *(["joint_logit"] if isinstance(net, JointNet) else []))
             second = {STATUS: np.array([[0.0], [1.0]], dtype=np.float32)} if isinstance(net, JointNet) else {}
-            parity = export_network(net, path, np.concatenate(views)[:2], outputs=outputs, more_inputs=second)
+            parity = export_network(net, path, np.concatenate(views)[:2], outputs=net.outputs, more_inputs=second)
             write_record(record, parity)
         return Net(path, Parity.model_validate_json(record.read_text()), self.architecture)
 
@@ -154,7 +154,7 @@ def _fit_head(net: FeatureNet, views: NDArray[np.float32], labels: Labels) -> No
     """Fit the linear unit of a network that is not trained, so that its activation map speaks of the label; no feature depends on it."""
     net.eval()
     with torch.no_grad():
-        pooled = torch.cat([net.maps(batch).flatten(2).mean(dim=2) for batch in torch.from_numpy(views).split(4)])
+        pooled = torch.cat([net.pooled(batch) for batch in torch.from_numpy(views).split(4)])
     rows = pooled.numpy().astype(np.float64)
     scaling = fit_scaling(rows)
     model = LogisticRegression(C=_HEAD_PENALTY, max_iter=2000).fit(apply_scaling(rows, scaling), labels)

@@ -6,26 +6,26 @@ import datetime
 import hashlib
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from pipelines.errors import BundleError, CohortError
 from pipelines.models.bundle import MANIFEST, Bundle, load_bundle
 from pipelines.models.manifest import Manifest
 from pipelines.spec import PipelineSpec
 from pipelines.systems import catalogue
-from pipelines.training.breakdown import columns, group_tables, has_call, judge_calls, size_baselines
-from pipelines.training.calibration import calibration
-from pipelines.training.cohort import CohortRow, read_cohort
-from pipelines.training.decision_curve import decision_curve
-from pipelines.training.discrimination import area, bootstrap_auc, delong, roc_curve
-from pipelines.training.evaluation import BundleFacts, Evaluation, Flow, PatientRow, RefusedRow, write_evaluation
-from pipelines.training.intervals import RESAMPLES
+from pipelines.training.breakdown import class_columns, has_call, judge_finding, one_against_rest
+from pipelines.training.cohort import MIN_EVENTS, CohortRow, read_cohort
+from pipelines.training.evaluation import BundleFacts, Evaluation, Finding, Flow, PatientRow, RefusedRow, tell_labels, write_evaluation
+from pipelines.training.intervals import RESAMPLES, Estimate
 from pipelines.training.judge import Answer, Judged, Refused, judge_cohort
+from pipelines.training.several import SeveralClasses, judge_several
 from pipelines.training.tally import Look, Tally, check_tally, count_look
 
 FILE_NAME = "evaluation.json"
+LEAST = 2  # rows of either class, for an area with a variance
 PRECISE = 100  # rows of either class for a precise judgement (Collins, Ogundimu and Altman, Stat Med 2016;35:214-226)
 _LIBRARIES = ("cervinode", "numpy", "scipy", "simpleitk", "pyradiomics", "onnxruntime")
 _PHANTOMS = "Synthetic phantoms; says nothing about patients."
@@ -41,6 +41,7 @@ def evaluate(
     *,
     out: Path,
     date: datetime.date,
+    trusted_keys: Collection[str] = (),
     workers: int = 2,
     seed: int = 1,
     resamples: int = RESAMPLES,
@@ -54,6 +55,7 @@ def evaluate(
     Parameters
     ----------
     date : of the evaluation, as the result states it.
+    trusted_keys : public keys of those who may release bundles, see :func:`pipelines.models.bundle.load_bundle`.
     seed, resamples : of the bootstrap.
     progress : called with one line for a person per step.
 
@@ -62,67 +64,82 @@ def evaluate(
     BundleError
         The bundle cannot be used.
     CohortError
-        The table cannot be used, the system has more than two classes, or too few patients of a class could be judged.
+        The table cannot be used, or too few patients of a class could be judged.
     """
     spec = _spec_of(bundle_folder)
-    bundle = load_bundle(bundle_folder, spec)
-    facts, rows = _bundle_facts(bundle, spec), read_cohort(cohort_csv)
+    bundle = load_bundle(bundle_folder, spec, trusted_keys=trusted_keys)
+    facts = _bundle_facts(bundle, spec)
+    rows = read_cohort(cohort_csv, classes=[c.number for c in spec.classes] or (0, 1), each=1 if facts.classes else MIN_EVENTS)
     check_tally(cohort_csv)
     judged = [r for r in rows if r.split != "train"]
-    answers = judge_cohort(judged, bundle, cache_folder=out / "patients", workers=workers, progress=progress)
+    answers = judge_cohort(judged, bundle, trusted_keys=trusted_keys, cache_folder=out / "patients", workers=workers, progress=progress)
     flow, patients = _flow(rows, answers), [_patient(a, a.outcome) for a in answers if isinstance(a.outcome, Judged)]
-    _check_enough(cohort_csv, flow)
-    digest, auc = _digest(cohort_csv, answers), area(*columns(patients))
-    look = Look(date, cohort_csv.name, digest, spec.name, facts.version, bundle.digest, len(patients), auc)
+    _check_enough(cohort_csv, flow, facts)
+    numbers = judge_patients(facts, patients, seed=seed, resamples=resamples)
+    digest = _digest(cohort_csv, answers)
+    look = Look(date, cohort_csv.name, digest, spec.name, facts.version, bundle.digest, len(patients), numbers.auc.value)
     tally = count_look(cohort_csv.parent, look)
     synthetic = any(isinstance(a.outcome, Judged) and a.outcome.synthetic for a in answers)
-    evaluation = assemble(facts, flow, patients, look=look, tally=tally, synthetic=synthetic, seed=seed, resamples=resamples)
+    evaluation = assemble(facts, flow, patients, numbers, look=look, tally=tally, synthetic=synthetic, seed=seed)
     write_evaluation(out / FILE_NAME, evaluation)
     return evaluation
+
+
+class Numbers(NamedTuple):
+    """What comes out of the patients' rows, see :class:`pipelines.training.evaluation.Evaluation`."""
+
+    auc: Estimate
+    findings: tuple[Finding, ...]
+    several: SeveralClasses | None
+
+
+def judge_patients(facts: BundleFacts, patients: Sequence[PatientRow], *, seed: int, resamples: int) -> Numbers:
+    """Judge a bundle's answers, of which there are at least two of each class (of several classes, of two of them)."""
+    if not facts.classes:
+        finding = judge_finding(facts.finding, patients, seed=seed, resamples=resamples)
+        return Numbers(Estimate(finding.auc.value, finding.auc.interval), (finding,), None)
+    known, spec = facts.classes, catalogue()[facts.system]
+    several = judge_several(*class_columns(patients, known), known=known, spec=spec, seed=seed, resamples=resamples)
+    asked = one_against_rest(patients, known, spec)
+    return Numbers(several.mean_auc, tuple(judge_finding(name, rows, seed=seed, resamples=resamples) for name, rows in asked), several)
 
 
 def assemble(
     facts: BundleFacts,
     flow: Flow,
     patients: Sequence[PatientRow],
+    numbers: Numbers,
     *,
     look: Look,
     tally: Tally,
     synthetic: bool,
     seed: int,
-    resamples: int,
 ) -> Evaluation:
-    """Compute everything from the patients' rows, of which there are at least two of each class.
+    """Put together what was found and how far to believe it.
 
     ``look`` is this evaluation as it was counted; ``synthetic`` says that there is a phantom among the patients.
     """
-    p, y = columns(patients)
     sites = _sites(patients)
     external = _is_external(sites, facts.training_sites)
     return Evaluation(
-        format_version=1,
+        format_version=2,
         date=look.date,
         statement=_statement(facts, synthetic, external),
-        warnings=tuple(_warnings(flow, tally, patients)),
+        warnings=tuple(_warnings(facts, flow, tally, patients, numbers.several)),
         bundle_digest=look.bundle_digest,
         cohort_digest=look.cohort_digest,
         cohort=look.cohort,
         n=len(patients),
-        events=flow.events,
+        events=None if facts.classes else flow.labels.get(1, 0),
         sites=sites,
         external=external,
         synthetic=synthetic,
         bundle=facts,
         flow=flow,
         tally=tally,
-        auc=delong(p, y),
-        auc_bootstrap=bootstrap_auc(p, y, resamples=resamples, seed=seed),
-        roc=roc_curve(p, y),
-        operating_point=judge_calls(patients),
-        calibration=calibration(p, y, external=True, resamples=resamples, seed=seed),
-        decision_curve=decision_curve(p, y),
-        baselines=size_baselines(patients),
-        groups=group_tables(patients),
+        auc=numbers.auc,
+        findings=numbers.findings,
+        several=numbers.several,
         patients=tuple(patients),
         seed=seed,
         made_with={"python": platform.python_version()} | {library: version(library) for library in _LIBRARIES},
@@ -142,8 +159,6 @@ def _spec_of(folder: Path) -> PipelineSpec:
 
 def _bundle_facts(bundle: Bundle, spec: PipelineSpec) -> BundleFacts:
     manifest, decision = bundle.manifest, bundle.manifest.decision
-    if decision.threshold is None:
-        raise CohortError(f"{bundle.label} tells several classes apart; so far only bundles with one finding can be evaluated")
     return BundleFacts(
         system=spec.name,
         title=spec.title,
@@ -156,6 +171,7 @@ def _bundle_facts(bundle: Bundle, spec: PipelineSpec) -> BundleFacts:
         training_sites=manifest.training.sites,
         training_metrics=manifest.training.metrics,
         training_statement=manifest.training.statement,
+        classes=decision.classes,
     )
 
 
@@ -179,12 +195,12 @@ def _flow(rows: Sequence[CohortRow], answers: Sequence[Answer]) -> Flow:
     judged = [(a.row, a.outcome) for a in answers if isinstance(a.outcome, Judged)]
     return Flow(
         rows=len(rows),
-        row_events=sum(r.label for r in rows),
+        row_labels=dict(Counter(r.label for r in rows)),
         training_rows=len(rows) - len(answers),
         refused=tuple(refused),
-        refused_events=sum(r.label for r in refused),
+        refused_labels=dict(Counter(r.label for r in refused)),
         evaluated=len(judged),
-        events=sum(row.label for row, _ in judged),
+        labels=dict(Counter(row.label for row, _ in judged)),
         withheld=sum(not has_call(outcome.call) for _, outcome in judged),
         roi_origins=dict(sorted(Counter(outcome.roi_origin for _, outcome in judged).items())),
     )
@@ -211,16 +227,20 @@ def _patient(answer: Answer, outcome: Judged) -> PatientRow:
         model=outcome.model,
         field_strength_t=outcome.field_strength_t,
         flags=outcome.flags,
+        classes=outcome.classes,
     )
 
 
-def _check_enough(cohort_csv: Path, flow: Flow) -> None:
-    others = flow.evaluated - flow.events
-    if min(flow.events, others) >= 2:
+def _check_enough(cohort_csv: Path, flow: Flow, facts: BundleFacts) -> None:
+    if sum(flow.labels.get(c, 0) >= LEAST for c in facts.classes or (0, 1)) >= 2:
         return
+    if facts.classes:
+        judged, needed = tell_labels(flow.labels, classes=facts.classes), f"{LEAST} of two classes that the bundle knows"
+    else:
+        judged, needed = f"{flow.labels.get(1, 0)} positive and {flow.labels.get(0, 0)} negative patients", f"{LEAST} of each"
     refused = "; ".join(f"line {r.line} ({r.patient}): {r.reason}" for r in flow.refused[:3])
     raise CohortError(
-        f"{cohort_csv}: {flow.events} positive and {others} negative patients could be judged, at least 2 of each are needed; "
+        f"{cohort_csv}: {judged} could be judged, at least {needed} are needed; "
         f"{len(flow.refused)} were refused{f', first {refused}' if refused else ''}"
     )
 
@@ -234,22 +254,33 @@ def _statement(bundle: BundleFacts, synthetic: bool, external: bool | None) -> s
     return _UNKNOWN if external is None else _EXTERNAL if external else _SAME_SITE
 
 
-def _warnings(flow: Flow, tally: Tally, patients: Sequence[PatientRow]) -> Iterator[str]:
+def _warnings(
+    facts: BundleFacts, flow: Flow, tally: Tally, patients: Sequence[PatientRow], several: SeveralClasses | None
+) -> Iterator[str]:
     judged = flow.rows - flow.training_rows
     if flow.training_rows:
         yield f"{flow.training_rows} rows of the table belong to the training split and were left out."
     if flow.refused:
-        yield f"{len(flow.refused)} of {judged} patients were refused, {flow.refused_events} with the finding: no number counts them."
+        refused = tell_labels(flow.refused_labels, classes=facts.classes)
+        yield f"{len(flow.refused)} of {judged} patients were refused, {refused}: no number counts them."
     if flow.withheld:
         yield f"The call was withheld from {flow.withheld} patients; the operating point is without them."
-    if min(flow.events, flow.evaluated - flow.events) < PRECISE:
-        yield (
-            f"{flow.events} patients with the finding and {flow.evaluated - flow.events} without: below {PRECISE} of either, intervals are "
-            "wide and calibration can hardly be judged."
-        )
+    fewest = min(flow.labels.get(c, 0) for c in several.classes if c in facts.classes) if several else min(flow.labels.values())
+    if fewest < PRECISE:
+        counts = tell_labels(flow.labels, classes=facts.classes) + ("" if several else f" and {flow.labels.get(0, 0)} without")
+        yield f"{counts}: below {PRECISE} patients of a class, intervals are wide and calibration can hardly be judged."
+    if several:
+        yield from _class_warnings(facts, flow, several)
     if drawn := flow.roi_origins.get("MODEL", 0):
         yield f"The tumour was drawn by the bundle's segmenter in {drawn} patients, by a person in the others."
     if flagged := sum(bool(x.flags) for x in patients):
         yield f"{flagged} patients' predictions carry a flag, such as features outside the training range; see each one's line."
     if len(tally.looks) > 1:
         yield tally.sentence
+
+
+def _class_warnings(facts: BundleFacts, flow: Flow, several: SeveralClasses) -> Iterator[str]:
+    if never := {c: n for c, n in flow.labels.items() if c not in facts.classes}:
+        yield f"The bundle cannot call {tell_labels(never, classes=list(never))}: its training cohort had none; they count as wrong."
+    if several.unjudged:
+        yield f"Not judged, for want of two patients on either side or of a model that knows both: {'; '.join(several.unjudged)}."

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +14,9 @@ from pipelines.errors import CohortError
 from pipelines.training.calibration import Calibration
 from pipelines.training.decision_curve import DecisionCurve
 from pipelines.training.discrimination import Auc, Comparison, RocCurve
-from pipelines.training.intervals import Interval, Proportion
+from pipelines.training.intervals import Estimate, Interval, Proportion
 from pipelines.training.operating_point import OperatingPoint
+from pipelines.training.several import SeveralClasses
 from pipelines.training.tally import Tally
 from pipelines.types import BundleStatus
 
@@ -24,19 +25,23 @@ Variable = Literal["site", "manufacturer", "model", "field strength"]
 
 @dataclass(frozen=True, slots=True)
 class BundleFacts:
-    """The bundle that was evaluated; ``threshold`` is that of its decision, frozen in training."""
+    """The bundle that was evaluated; ``threshold`` is that of its decision, frozen in training.
+
+    Where it tells several classes apart it has no threshold, and ``classes`` are those it knows, in the order of its graph.
+    """
 
     system: str
     title: str
     finding: str
     version: str
     status: BundleStatus
-    threshold: float
+    threshold: float | None
     threshold_rule: str
     trained_on: Literal["synthetic", "site"]
     training_sites: tuple[str, ...]
     training_metrics: dict[str, float]
     training_statement: str
+    classes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +60,27 @@ class RefusedRow:
 class Flow:
     """From the table's rows to the patients that the numbers are about. ``training_rows`` are those whose split is "train".
 
-    ``withheld`` patients have a probability but no call: they count for areas and calibration, not for the operating point.
+    ``withheld`` patients have a probability but no call: they count for areas and calibration, not for the operating point. ``labels``,
+    ``row_labels`` and ``refused_labels`` are how many patients evaluated, rows and refused ones have each label.
     """
 
     rows: int
-    row_events: int
+    row_labels: dict[int, int]
     training_rows: int
     refused: tuple[RefusedRow, ...]
-    refused_events: int
+    refused_labels: dict[int, int]
     evaluated: int
-    events: int
+    labels: dict[int, int]
     withheld: int
     roi_origins: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class PatientRow:
-    """One patient that was evaluated; ``threshold`` differs from the bundle's where a model for incomplete studies had to step in."""
+    """One patient that was evaluated; ``threshold`` differs from the bundle's where a model for incomplete studies had to step in.
+
+    Of several classes ``classes`` are the probabilities by number, ``probability`` that of the most probable one, which is the call.
+    """
 
     line: int
     patient: str
@@ -86,6 +95,7 @@ class PatientRow:
     model: str
     field_strength_t: float | None
     flags: tuple[str, ...]
+    classes: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,29 +129,15 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
-    """A bundle judged on a cohort. ``statement`` says how far to believe it and stands wherever a number is shown.
+class Finding:
+    """One yes-or-no question judged: the system's finding, or of several classes one axis, or one class against the rest.
 
-    ``bundle_digest`` is the SHA-256 of the bundle's manifest, ``cohort_digest`` that over the table and every file of its studies. ``n``
-    patients were evaluated, ``events`` of them with the finding. ``sites`` are theirs, empty where one is not known; ``external`` is
-    ``True`` where none of them gave training cases, ``None`` where that is not known. ``synthetic``: there is a phantom among them.
+    ``probabilities`` and ``labels`` (1 for yes) are the patients', in their order.
     """
 
-    format_version: Literal[1]
-    date: datetime.date
-    statement: str
-    warnings: tuple[str, ...]
-    bundle_digest: str
-    cohort_digest: str
-    cohort: str  # the table's file name
-    n: int
-    events: int
-    sites: tuple[str, ...]
-    external: bool | None
-    synthetic: bool
-    bundle: BundleFacts
-    flow: Flow
-    tally: Tally
+    name: str
+    probabilities: tuple[float, ...]
+    labels: tuple[int, ...]
     auc: Auc
     auc_bootstrap: Interval
     roc: RocCurve
@@ -150,9 +146,48 @@ class Evaluation:
     decision_curve: DecisionCurve
     baselines: tuple[Baseline, ...]
     groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A bundle judged on a cohort. ``statement`` says how far to believe it and stands wherever a number is shown.
+
+    ``bundle_digest`` is the SHA-256 of the bundle's manifest, ``cohort_digest`` that over the table and every file of its studies. ``n``
+    patients were evaluated, ``events`` of them with the finding. ``sites`` are theirs, empty where one is not known; ``external`` is
+    ``True`` where none of them gave training cases, ``None`` where that is not known. ``synthetic``: there is a phantom among them.
+
+    ``auc`` is that of the one finding, or of ``several`` classes the mean of one against the rest; of these there are no ``events``, and
+    ``findings`` are axes and classes.
+    """
+
+    format_version: Literal[2]
+    date: datetime.date
+    statement: str
+    warnings: tuple[str, ...]
+    bundle_digest: str
+    cohort_digest: str
+    cohort: str  # the table's file name
+    n: int
+    events: int | None
+    sites: tuple[str, ...]
+    external: bool | None
+    synthetic: bool
+    bundle: BundleFacts
+    flow: Flow
+    tally: Tally
+    auc: Estimate
+    findings: tuple[Finding, ...]
+    several: SeveralClasses | None
     patients: tuple[PatientRow, ...]
     seed: int
     made_with: Mapping[str, str]
+
+
+def tell_labels(counts: Mapping[int, int], *, classes: Sequence[int]) -> str:
+    """Say how many patients have which label: ``4 with the finding``, or, of several ``classes``, ``3 of class 4, 7 of class 6``."""
+    if not classes:
+        return f"{counts.get(1, 0)} with the finding"
+    return ", ".join(f"{n} of class {label}" for label, n in sorted(counts.items())) or "none"
 
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:

@@ -14,7 +14,7 @@ from pipelines.errors import CohortError
 from pipelines.features.ibsi import identify
 from pipelines.models.classify import logit
 from pipelines.models.explain import explain
-from pipelines.models.manifest import Conformal, Manifest
+from pipelines.models.manifest import LIE_DETECTOR, Conformal, Manifest
 from pipelines.spec import PipelineSpec
 from pipelines.training.agreement import selection_stability
 from pipelines.training.calibration import calibration
@@ -37,14 +37,14 @@ from pipelines.training.outcome import (
     Performance,
     Printed,
     Rival,
-    SeveralClasses,
     SiteLeftOut,
 )
 from pipelines.training.plan import Plan
 from pipelines.training.recipe import Stage, System
-from pipelines.training.rivals import compare_rivals
+from pipelines.training.rivals import compare_rivals, known_values
 from pipelines.training.sample_size import events_per_variable, minimum_sample_size
 from pipelines.training.select import Labels
+from pipelines.training.several import SeveralClasses, judge_several
 from pipelines.training.table import Table
 from pipelines.types import FloatArray
 
@@ -86,6 +86,8 @@ class Found:
         """The numbers that the manifest and the model card state."""
         nested = mean_area(self.nested, self.labels)
         stated = {"nested_auc": nested, "apparent_auc": area_of(self.apparent, self.labels, self.nested.classes)}
+        if lie_detector := self.lie_detector:
+            stated |= {"permuted_auc": lie_detector.mean, LIE_DETECTOR: float(lie_detector.valid)}
         if self.several:
             stated["nested_accuracy"] = float(np.mean(self.nested.calls == self.labels))
             return stated
@@ -94,9 +96,12 @@ class Found:
         stated["nested_sensitivity"] = float(point.sensitivity.value or 0.0)
         stated["nested_specificity"] = float(point.specificity.value or 0.0)
         stated["size_only_auc"] = area([f.size for f in self.files], self.labels)
-        if len(self.permuted):
-            stated["permuted_auc"] = float(self.permuted.mean())
         return stated
+
+    @property
+    def lie_detector(self) -> LieDetector | None:
+        """What the shuffled labels gave."""
+        return detect(self.permuted, chance=deviation_by_chance(self.labels))
 
     @property
     def calls(self) -> Labels:
@@ -141,7 +146,6 @@ def write_up(found: Found, *, manifest: Manifest, digest: str, date: datetime.da
     by_repeat = tuple(area_of(p, labels, nested.classes) for p in nested.probabilities)
     candidates = sum(not name.startswith("CLINICAL:") for name in found.table.names)
     beeswarm = None if found.several else _beeswarm(found, stage)
-    lie_detector = detect(found.permuted, chance=deviation_by_chance(labels))
     return Outcome(
         format_version=1,
         system=spec.name,
@@ -153,7 +157,7 @@ def write_up(found: Found, *, manifest: Manifest, digest: str, date: datetime.da
         synthetic=manifest.training.data == "synthetic",
         statement=manifest.training.statement,
         leakage=leakage,
-        warnings=tuple(_warnings(found, lie_detector)),
+        warnings=(*_warnings(found, found.lie_detector), *_left_out(flow)),
         flow=flow,
         recipe=manifest.recipe,
         classifier=(manifest.score or manifest.decision).classifier,
@@ -164,8 +168,8 @@ def write_up(found: Found, *, manifest: Manifest, digest: str, date: datetime.da
         nested_auc=mean_area(nested, labels),
         nested_auc_by_repeat=by_repeat,
         optimism=area_of(found.apparent, labels, nested.classes) - mean_area(nested, labels),
-        stability=_stability(nested),
-        lie_detector=lie_detector,
+        stability=stability_of(nested, stage),
+        lie_detector=found.lie_detector,
         features=_features(found, stage, beeswarm),
         lasso=_lasso(found, stage),
         beeswarm=beeswarm,
@@ -174,7 +178,7 @@ def write_up(found: Found, *, manifest: Manifest, digest: str, date: datetime.da
         conformal_coverage=None if found.several else _coverage(found),
         segmenter_dice=manifest.segmenter.dice if manifest.segmenter else None,
         performance=None if found.several else _performance(found),
-        several=_judge_classes(found) if found.several else None,
+        several=_several(found) if found.several else None,
         rivals=() if found.several else _rivals(found),
         printed=found.printed,
         sites_left_out=found.sites,
@@ -221,6 +225,11 @@ def _performance(found: Found) -> Performance:
     )
 
 
+def _several(found: Found) -> SeveralClasses:
+    answers, seed = (found.unseen, found.labels, found.calls), found.judge.seed
+    return judge_several(*answers, known=found.nested.classes, spec=found.spec, seed=seed)
+
+
 def _apparent_point(found: Found) -> OperatingPoint | None:
     threshold = found.system.decision.threshold
     return None if threshold is None else operating_point(found.apparent >= threshold, found.labels)
@@ -234,7 +243,15 @@ def _thresholds(found: Found, manifest: Manifest) -> dict[str, float]:
 
 def _rivals(found: Found) -> tuple[Rival, ...]:
     sites = [row.site for row in found.rows] if found.plan.combat else None
-    return compare_rivals(found.judge, found.nested, table=found.table, sizes=[f.size for f in found.files], sites=sites)
+    return compare_rivals(
+        found.judge,
+        found.nested,
+        table=found.table,
+        sizes=[f.size for f in found.files],
+        sites=sites,
+        known=known_values([f.clinical for f in found.files]),
+        fusion=found.plan.compare_fusion,
+    )
 
 
 def detect(areas: FloatArray, *, chance: float = 0.0) -> LieDetector | None:
@@ -267,9 +284,9 @@ def deviation_by_chance(labels: Labels) -> float:
     return float(np.mean(np.sqrt((len(labels) + 1) / (12 * counts * (len(labels) - counts)))))
 
 
-def _stability(nested: Nested) -> Estimate | None:
-    every = sorted({name for names in nested.selected for name in names})
-    chosen = np.array([[name in names for name in every] for names in nested.selected])
+def stability_of(nested: Nested, stage: Stage) -> Estimate | None:
+    """Return how far the folds agree; candidates that no fold chose count, as agreement by chance depends on how many there are."""
+    chosen = np.array([np.isin(stage.selection.candidates, names) for names in nested.selected])
     try:
         return selection_stability(chosen)
     except CohortError:
@@ -319,38 +336,16 @@ def _lasso(found: Found, stage: Stage) -> LassoCurve | None:
     path = stage.selection.path
     if path is None:
         return None
+    entered = np.abs(path.coefficients).max(axis=0) > 0
     rule = next((step.rule for step in found.spec.recipe.steps if hasattr(step, "rule")), "min")
     return LassoCurve(
         penalties=tuple(path.penalties.tolist()),
         loss=tuple(path.loss.tolist()),
         standard_error=tuple(path.standard_error.tolist()),
-        coefficients=tuple(tuple(row) for row in path.coefficients[:, np.abs(path.coefficients).max(axis=0) > 0].tolist()),
+        coefficients=tuple(tuple(row) for row in path.coefficients[:, entered].tolist()),
         chosen=path.minimum if rule == "min" else path.one_se,
         rule=rule,
-    )
-
-
-def _judge_classes(found: Found) -> SeveralClasses:
-    classes, labels, spec = found.nested.classes, found.labels, found.spec
-    words = {c.number: c.code.meaning for c in spec.classes}
-    confusion = np.array([[int(((labels == a) & (found.calls == b)).sum()) for b in classes] for a in classes])
-    recall = np.diag(confusion) / confusion.sum(axis=1)
-    axes = []
-    of_class = {c.number: c for c in spec.classes}
-    for i, code in enumerate(spec.axes):
-        truth = np.array([of_class[int(c)].axes[i] for c in labels])
-        score = sum(found.unseen[:, k] for k, c in enumerate(classes) if of_class[c].axes[i])
-        if len(set(truth.tolist())) == 2:
-            axes.append((code.meaning, delong(score, truth)))
-    return SeveralClasses(
-        classes=classes,
-        words=tuple(words[c] for c in classes),
-        confusion=tuple(tuple(int(n) for n in row) for row in confusion),
-        accuracy=float(np.diag(confusion).sum() / confusion.sum()),
-        balanced_accuracy=float(recall.mean()),
-        one_against_rest=tuple(delong(found.unseen[:, k], (labels == c).astype(np.int64)) for k, c in enumerate(classes)),
-        axes=tuple(axes),
-        absent=tuple(words[c] for c in words if c not in classes),
+        names=tuple(np.array(stage.selection.on_path)[entered].tolist()),
     )
 
 
@@ -373,3 +368,9 @@ def _warnings(found: Found, lie_detector: LieDetector | None) -> Iterator[str]:
         yield "The sites differ by more than 0.1 in AUC when left out in turn."
     if not found.several and int(labels.sum()) < 50:
         yield f"{int(labels.sum())} events are few; intervals are wide, and fewer candidate features would be wiser."
+
+
+def _left_out(flow: CohortFlow) -> Iterator[str]:
+    for rule, lines in flow.excluded.items():
+        n, named = len(lines), ", ".join(map(str, lines))
+        yield f"Left out of training, as the system was made for patients with {rule}: {n} of {flow.rows} rows (lines {named})."

@@ -88,9 +88,9 @@ def proportion(count: int, of: int) -> Proportion:
 
 
 def stratified_resamples(labels: Labels, *, resamples: int, seed: int) -> NDArray[np.intp]:
-    """Return row numbers (resamples, n), drawn with replacement within each class: every resample has as many cases as the cohort."""
+    """Return row numbers (resamples, n), drawn with replacement within each class: every resample has as many of each as the cohort."""
     rng = np.random.default_rng(seed)
-    strata = [np.flatnonzero(labels == k) for k in (0, 1)]
+    strata = [np.flatnonzero(labels == k) for k in np.unique(labels)]
     return np.concatenate([rng.choice(rows, size=(resamples, len(rows))) for rows in strata], axis=1)
 
 
@@ -102,7 +102,10 @@ def bootstrap_intervals(
     resamples: int = RESAMPLES,
     seed: int,
 ) -> list[Interval]:
-    """Return the percentile interval of each value that ``statistic(scores, labels)`` returns, by a stratified bootstrap."""
+    """Return the percentile interval of each value that ``statistic(scores, labels)`` returns, by a stratified bootstrap.
+
+    ``scores`` has a row per patient; labels may have several classes.
+    """
     drawn = stratified_resamples(labels, resamples=resamples, seed=seed)
     values = np.array([statistic(scores[rows], labels[rows]) for rows in drawn])
     return [percentile_interval(column) for column in values.T]

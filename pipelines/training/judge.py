@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -27,14 +27,14 @@ from pipelines.training.cohort import CohortRow
 from pipelines.training.extract import study_files
 from pipelines.types import Case, Evidence, Prediction, as_float
 
-_VERSION = "1"  # part of every key; raised when the serving code changes what it returns
+_VERSION = "2"  # part of every key; raised when the serving code changes what it returns
 _REPORT_EVERY = 10  # patients
 PHANTOM = "SYNTHETIC PHANTOM"  # Image Comments (0020,4000) of every phantom image
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a bundle said of one patient. ``measurements`` are by name and unit, as ``Volume [ml]``."""
+    """What a bundle said of one patient. ``measurements`` are by name and unit, as ``Volume [ml]``; ``classes`` by number, if several."""
 
     probability: float
     threshold: float | None
@@ -46,6 +46,7 @@ class Judged:
     model: str
     field_strength_t: float | None
     synthetic: bool
+    classes: dict[int, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,17 @@ class Answer:
 
 
 def judge_cohort(
-    rows: Sequence[CohortRow], bundle: Bundle, *, cache_folder: Path, workers: int, progress: Callable[[str], None]
+    rows: Sequence[CohortRow],
+    bundle: Bundle,
+    *,
+    trusted_keys: Collection[str],
+    cache_folder: Path,
+    workers: int,
+    progress: Callable[[str], None],
 ) -> list[Answer]:
     """Return the bundle's answer for every row, in order. Answers are kept in ``cache_folder``, refusals are tried anew each time.
+
+    ``trusted_keys`` are those that the bundle was opened with: every process opens it anew.
 
     Raises
     ------
@@ -76,7 +85,8 @@ def judge_cohort(
         The bundle cannot be opened: that is no fault of a patient's.
     """
     cache_folder.mkdir(parents=True, exist_ok=True)
-    task = partial(_judge, system=bundle.manifest.system, folder=bundle.folder, digest=bundle.digest, cache_folder=cache_folder)
+    opened = partial(_open, bundle.manifest.system, bundle.folder, tuple(trusted_keys))
+    task = partial(_judge, opened=opened, digest=bundle.digest, cache_folder=cache_folder)
     answers: list[Answer] = []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_use_one_thread) as pool:
         for i, answer in enumerate(pool.map(task, rows), start=1):
@@ -92,14 +102,14 @@ def _use_one_thread() -> None:
 
 
 @cache
-def _open(system: str, folder: Path) -> tuple[PipelineSpec, Bundle]:
+def _open(system: str, folder: Path, trusted_keys: tuple[str, ...]) -> tuple[PipelineSpec, Bundle]:
     """Open the bundle once per process."""
     spec = catalogue()[system]
-    return spec, load_bundle(folder, spec)
+    return spec, load_bundle(folder, spec, trusted_keys=trusted_keys)
 
 
-def _judge(row: CohortRow, *, system: str, folder: Path, digest: str, cache_folder: Path) -> Answer:
-    spec, bundle = _open(system, folder)
+def _judge(row: CohortRow, *, opened: Callable[[], tuple[PipelineSpec, Bundle]], digest: str, cache_folder: Path) -> Answer:
+    spec, bundle = opened()
     study_digest = ""
     try:
         paths = study_files(row)
@@ -135,7 +145,7 @@ def _digest_files(paths: Sequence[Path]) -> str:
 
 def _summarise(spec: PipelineSpec, case: Case, prediction: Prediction, evidence: Evidence) -> Judged:
     headers = {role: image.sources[0] for role, image in case.volumes.items()}
-    scanner = headers[spec.roi.role]
+    scanner, numbers = headers[spec.roi.role], {label.code: label.number for label in spec.classes}
     return Judged(
         probability=prediction.probability,
         threshold=prediction.threshold,
@@ -147,6 +157,7 @@ def _summarise(spec: PipelineSpec, case: Case, prediction: Prediction, evidence:
         model=text(scanner, "ManufacturerModelName"),
         field_strength_t=as_float(scanner.get("MagneticFieldStrength")),
         synthetic=any(text(h, "ImageComments") == PHANTOM for h in headers.values()),
+        classes={numbers[o.code]: o.probability for o in prediction.outcomes if o.kind == "class"},
     )
 
 
@@ -158,4 +169,4 @@ def _write(file: Path, judged: Judged) -> None:
 
 def _read(file: Path) -> Judged:
     stored = json.loads(file.read_text(encoding="utf-8"))
-    return Judged(**(stored | {"flags": tuple(stored["flags"])}))
+    return Judged(**(stored | {"flags": tuple(stored["flags"]), "classes": {int(k): p for k, p in stored["classes"].items()}}))

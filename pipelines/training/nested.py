@@ -49,6 +49,19 @@ class Static:
         return self.table.rows(train), self.table.rows(test)
 
 
+@dataclass(frozen=True, eq=False)
+class Narrowed:
+    """Some columns of another embedding's tables, by name."""
+
+    embedding: Embedding
+    keep: Callable[[str], bool]
+
+    def split(self, train: Rows, test: Rows, labels: Labels) -> tuple[Table, Table]:
+        """Return the tables of both parts with these columns only."""
+        inner, outer = self.embedding.split(train, test, labels)
+        return inner.columns(self.keep), outer.columns(self.keep)
+
+
 class Task(NamedTuple):
     """One model to fit on some patients and to ask about others."""
 
@@ -106,7 +119,7 @@ class Judge:
     ) -> Nested:
         """Judge the recipe: in each outer fold it is fitted anew, from selection to threshold, and asked about the patients left out."""
         answers = self.labels if labels is None else labels
-        parts = [list(StratifiedKFold(FOLDS, shuffle=True, random_state=self.seed + 1 + i).split(answers, answers)) for i in range(repeats)]
+        parts = [outer_folds(answers, seed=self.seed + 1 + i) for i in range(repeats)]
         tasks = [self._task(train, test, answers, families) for folds in parts for train, test in folds]
         return _collect(answers, parts, list(self._run(tasks, what)))
 
@@ -156,6 +169,11 @@ class Judge:
             for i, answer in enumerate(pool.map(judge, tasks), start=1):
                 yield answer
                 self.progress(f"{what}: {i} of {len(tasks)} models")
+
+
+def outer_folds(labels: Labels, *, seed: int) -> list[tuple[Rows, Rows]]:
+    """Return the training and test rows of each outer fold of one repeat."""
+    return list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(labels, labels))
 
 
 def can_judge(recipe: Recipe, counts: Sequence[int]) -> bool:

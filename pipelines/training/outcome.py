@@ -18,13 +18,17 @@ from pipelines.training.intervals import Estimate, Interval
 from pipelines.training.nomogram import Nomogram
 from pipelines.training.operating_point import OperatingPoint
 from pipelines.training.sample_size import SampleSize
+from pipelines.training.several import SeveralClasses
 
 FILE_NAME = "training.json"
 
 
 @dataclass(frozen=True, slots=True)
 class CohortFlow:
-    """From the table's rows to the patients that gave the decision; ``network_rows`` trained only the networks (sample splitting)."""
+    """From the table's rows to the patients that gave the decision; ``network_rows`` trained only segmenter and networks.
+
+    ``excluded`` are lines of the table by the rule of inclusion, in words, that kept them out.
+    """
 
     file: str
     rows: int
@@ -36,6 +40,7 @@ class CohortFlow:
     scanners: Mapping[str, int]
     second_reader: int
     class_counts: Mapping[int, int]
+    excluded: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,7 @@ class ChosenFeature:
 
 @dataclass(frozen=True, slots=True)
 class LassoCurve:
-    """The LASSO path of the final selection: ``coefficients`` is (steps, features)."""
+    """The LASSO path of the final selection: ``coefficients`` is (steps, features), the latter called ``names``."""
 
     penalties: tuple[float, ...]
     loss: tuple[float, ...]
@@ -127,6 +132,7 @@ class LassoCurve:
     coefficients: tuple[tuple[float, ...], ...]
     chosen: int
     rule: str
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,20 +143,6 @@ class Beeswarm:
     values: tuple[tuple[float, ...], ...]
     shapley: tuple[tuple[float, ...], ...]
     base: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SeveralClasses:
-    """A system of several classes judged: the confusion matrix has a row per true class, shares are per class."""
-
-    classes: tuple[int, ...]
-    words: tuple[str, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    accuracy: float
-    balanced_accuracy: float
-    one_against_rest: tuple[Auc, ...]
-    axes: tuple[tuple[str, Auc], ...]
-    absent: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.model_selection import StratifiedShuffleSplit
 
+from pipelines.decide import broken_rules
 from pipelines.errors import CohortError
 from pipelines.features import clinical
 from pipelines.recipe import Recipe
@@ -21,10 +22,11 @@ from pipelines.training.cohort import CohortRow, check_labels, refuse
 from pipelines.training.extract import ExtractedFile
 from pipelines.training.nested import can_judge
 from pipelines.training.outcome import CohortFlow
-from pipelines.training.plan import Plan
+from pipelines.training.plan import Plan, Progress
 from pipelines.training.select import Labels
 from pipelines.training.site_effect import check_sites
 from pipelines.training.table import Rows, Table
+from pipelines.types import ClinicalValue
 
 
 class Division(NamedTuple):
@@ -33,6 +35,63 @@ class Division(NamedTuple):
     networks: Rows
     judged: Rows
     disjoint: bool
+
+
+class Excluded(NamedTuple):
+    """A row of a patient whom the system was not made for, and the rule of inclusion that says so, in words."""
+
+    row: CohortRow
+    rule: str
+
+
+def exclude(
+    rows: Sequence[CohortRow], known: Sequence[Mapping[str, ClinicalValue]], spec: PipelineSpec
+) -> tuple[list[int], list[Excluded]]:
+    """Return the places of the rows that may train the system, and the others; what is not ``known`` of a row excludes nobody.
+
+    Rows marked ``test`` stay: they train nothing, and ``cervinode evaluate`` applies the rules itself.
+    """
+    broken = [() if row.split == "test" else broken_rules(spec, values) for row, values in zip(rows, known, strict=True)]
+    outside = [Excluded(row, rules[0].words) for row, rules in zip(rows, broken, strict=True) if rules]
+    return [i for i, rules in enumerate(broken) if not rules], outside
+
+
+def gather(
+    path: Path,
+    rows: Sequence[CohortRow],
+    spec: PipelineSpec,
+    plan: Plan,
+    *,
+    seed: int,
+    extract: Callable[[Sequence[CohortRow]], Sequence[ExtractedFile]],
+    progress: Progress,
+) -> Patients:
+    """Leave out whom the system was not made for, extract the others, and divide them.
+
+    Raises
+    ------
+    CohortError
+        Too few patients are left, see :func:`divide`; or what ``extract`` raises.
+    """
+    places, outside = exclude(rows, [row.clinical for row in rows], spec)
+    inside = [rows[i] for i in places]
+    _check_left(path, inside, outside, progress)
+    divide(path, inside, spec.recipe, plan, seed=seed)  # what is wrong with the table is said before anything takes long
+    files = extract(inside)
+    places, told = exclude(inside, [file.clinical for file in files], spec)  # a study may tell what the table does not
+    inside, files = [inside[i] for i in places], [files[i] for i in places]
+    _check_left(path, inside, told, progress)
+    return Patients(path, spec, inside, files, divide(path, inside, spec.recipe, plan, seed=seed), (*outside, *told))
+
+
+def _check_left(path: Path, inside: Sequence[CohortRow], outside: Sequence[Excluded], progress: Progress) -> None:
+    """Name the rows that are left out, and raise CohortError where too few are left."""
+    for rule in dict.fromkeys(one.rule for one in outside):
+        named = "; ".join(one.row.where for one in outside if one.rule == rule)
+        progress(f"left out, as the system was made for patients with {rule}: {named}")
+    if outside:
+        where = f"{path}, without {len(outside)} rows that the system was not made for ({outside[0].row.where}: {outside[0].rule})"
+        check_labels(where, [row.label for row in inside if row.split != "test"])
 
 
 def divide(path: Path, rows: Sequence[CohortRow], recipe: Recipe, plan: Plan, *, seed: int) -> Division:
@@ -64,13 +123,17 @@ def divide(path: Path, rows: Sequence[CohortRow], recipe: Recipe, plan: Plan, *,
 
 @dataclass(frozen=True, eq=False)
 class Patients:
-    """All rows of a cohort with what was extracted of them, and their division. Labels and tables are of the judged rows."""
+    """All rows that the system was made for with what was extracted of them, their division, and the ``excluded`` rows.
+
+    Labels and tables are of the judged rows.
+    """
 
     path: Path
     spec: PipelineSpec
     rows: Sequence[CohortRow]
     files: Sequence[ExtractedFile]
     division: Division
+    excluded: tuple[Excluded, ...] = ()
 
     def check(self) -> None:
         """Raise CohortError where a study stands in two rows, or a clinical value that the recipe needs is not known or always the same."""
@@ -136,18 +199,21 @@ class Patients:
         """Named sites of the judged patients."""
         return tuple(sorted({row.site for row in self.judged_rows} - {""}))
 
-    def flow(self, *, with_networks: bool) -> CohortFlow:
+    def flow(self) -> CohortFlow:
         """Return the way from the table's rows to the judged patients."""
         scanners = [file.scanner or "not stated" for file in self.judged_files]
         return CohortFlow(
             file=self.path.name,
-            rows=len(self.rows),
-            row_events=int(np.count_nonzero(self.all_labels)),
-            network_rows=len(self.division.networks) if self.division.disjoint and with_networks else 0,
+            rows=len(self.rows) + len(self.excluded),
+            row_events=int(np.count_nonzero(self.all_labels)) + sum(one.row.label > 0 for one in self.excluded),
+            network_rows=len(self.division.networks) if self.division.disjoint else 0,
             judged=len(self.labels),
             events=int(np.count_nonzero(self.labels)),
             sites=self.sites,
             scanners={name: scanners.count(name) for name in sorted(set(scanners))},
             second_reader=0 if self.second is None else int(np.isfinite(self.second.values).all(axis=1).sum()),
             class_counts={int(c): int((self.labels == c).sum()) for c in np.unique(self.labels)},
+            excluded={
+                rule: tuple(e.row.line for e in self.excluded if e.rule == rule) for rule in dict.fromkeys(e.rule for e in self.excluded)
+            },
         )

@@ -24,16 +24,19 @@ class Plan:
     ----------
     architecture : what to build instead of what the system names.
     published : build the networks that the papers name, rather than their small relatives.
+    network : one of these by its name, instead of the one that the system names first.
     weights : a file of weights to start from (see :mod:`pipelines.training.weights`), which needs ``published``.
     frozen : use those weights as they are.
     embedding : ``split`` trains the networks on patients that the classifier never sees; ``crossfit`` trains them anew within each fold,
         so that all patients serve both, for many times the computing time.
     joint : whether a network that takes a clinical status is trained end to end; the small-cohort fallback is late fusion.
     permutations : of the labels, for the lie detector.
+    compare_fusion : judge a Transformer fusion of the sequences beside the recipe ([OLNM]).
     """
 
     architecture: Architecture | None = None
     published: bool = False
+    network: str = ""
     weights: Path | None = None
     frozen: bool = False
     embedding: Literal["split", "crossfit"] = "split"
@@ -50,6 +53,7 @@ class Plan:
     repeats: int = 5  # of the nested cross-validation
     permutations: int = 20
     combat: bool = False  # harmonise features by site
+    compare_fusion: bool = False
     workers: int = 2
 
 

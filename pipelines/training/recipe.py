@@ -38,11 +38,17 @@ COVERAGE = 0.9  # of the conformal sets, aimed at for either class
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Which features a classifier uses: their names, after the projections that make some of them."""
+    """Which features a classifier uses: their names, after the projections that make some of them.
+
+    For the report: ``candidates`` are the names of all features that could have been chosen, ``path`` is the last LASSO's, of the features
+    ``on_path``.
+    """
 
     names: tuple[str, ...]
     projections: Mapping[str, Projection] = field(default_factory=dict)
-    path: LassoPath | None = None  # of the last LASSO, for the report
+    candidates: tuple[str, ...] = ()
+    path: LassoPath | None = None
+    on_path: tuple[str, ...] = ()
 
     def take(self, table: Table) -> FloatArray:
         """Return the chosen features of raw rows, (n, k)."""
@@ -146,6 +152,7 @@ def choose_features(steps: Sequence[Step], table: Table, labels: Labels, *, seed
     """Carry out the steps on raw rows. Features that do not vary are dropped first."""
     work = table.at(select.drop_constant(table.values, names=table.names))
     projections: dict[str, Projection] = {}
+    candidates, on_path = list(table.names), work.names
     path: LassoPath | None = None
     for step in steps:
         inside = np.array([i for i, name in enumerate(work.names) if step.on in ("", block_of(name))], dtype=np.intp)
@@ -158,15 +165,17 @@ def choose_features(steps: Sequence[Step], table: Table, labels: Labels, *, seed
             for role, projection in made.items():
                 rest = rest.join(_components(role, projection.apply(_by_role(part)[role].values)))
             projections |= {role: _spread(p, _by_role(part)[role], table) for role, p in made.items()}
+            replaced = [name for name in candidates if step.on in ("", block_of(name))]
+            candidates = [n for n in candidates if n not in set(replaced)] + [n for n in rest.names if n not in set(work.names)]
             work = rest
             continue
         if isinstance(step, Lasso):
-            path = select.lasso_path(part.values, labels, seed=seed, folds=step.folds)
+            path, on_path = select.lasso_path(part.values, labels, seed=seed, folds=step.folds), part.names
         kept = set(inside[_choose(step, part, labels, seed=seed, second=second, path=path)].tolist())
         work = work.at([i for i in range(len(work.names)) if i not in set(inside.tolist()) or i in kept])
     if not work.names:
         raise CohortError("no feature passed the recipe's steps")
-    return Selection(work.names, projections, path)
+    return Selection(work.names, projections, tuple(candidates), path, on_path)
 
 
 def _choose(step: Step, part: Table, labels: Labels, *, seed: int, second: Table | None, path: LassoPath | None) -> Rows:

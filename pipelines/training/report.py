@@ -9,11 +9,9 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
-
 from pipelines.training.evaluation import Evaluation
 from pipelines.training.outcome import Outcome
-from pipelines.training.pages import checklists, checks, evaluated, explanation, facts, features, flow, performance, verdict
+from pipelines.training.pages import checklists, checks, classes, evaluated, explanation, facts, features, flow, performance, verdict
 from pipelines.training.pages.checklists import Fact
 from pipelines.training.pages.markup import Markup, join, paragraph, section, tag
 
@@ -60,13 +58,13 @@ def _training_sections(o: Outcome) -> Iterable[Markup]:
         scores, labels = performance.scores_of(o)
         yield performance.overview(o, p)
         yield performance.discrimination(o, p)
-        yield performance.calibrated(p.calibration, scores, labels)
-        yield performance.usefulness(p.decision_curve)
+        yield section("Calibration", performance.calibrated(p.calibration, scores, labels))
+        yield section("Clinical usefulness", performance.usefulness(p.decision_curve))
         yield performance.operating_points(o, p)
         yield performance.comparison(o, p)
         yield performance.sites(o)
     if o.several:
-        yield checks.several_classes(o, o.several)
+        yield classes.of_training(o, o.several)
     yield features.recipe(o)
     yield features.selection(o)
     yield explanation.explanation(o)
@@ -81,15 +79,13 @@ def _training_sections(o: Outcome) -> Iterable[Markup]:
 
 
 def _evaluation_sections(e: Evaluation) -> Iterable[Markup]:
-    scores, labels = np.array([x.probability for x in e.patients]), np.array([x.label for x in e.patients], dtype=np.int64)
     yield verdict.of_evaluation(e)
     yield flow.evaluation_cohort(e)
-    yield evaluated.overview(e)
-    yield evaluated.discrimination(e, scores, labels)
-    yield performance.calibrated(e.calibration, scores, labels)
-    yield performance.usefulness(e.decision_curve)
-    yield evaluated.operating(e)
-    yield evaluated.groups(e)
+    if e.several:
+        yield classes.of_evaluation(e, e.several)
+        yield evaluated.each_finding(e)
+    else:
+        yield from (section(title, content) for title, content in evaluated.parts(e, e.findings[0]))
     made = {"System": e.bundle.system, "Version": e.bundle.version, "Bundle SHA-256": e.bundle_digest, "Cohort SHA-256": e.cohort_digest}
     yield checks.reproducibility(made | {"Seed": e.seed, "Date": e.date.isoformat()}, e.made_with)
     yield _guidelines(facts.of_evaluation(e), only=("TRIPOD+AI", "CLAIM 2024"))

@@ -1,43 +1,54 @@
-"""Other scores on the same patients: size, clinical values and imaging alone, and the same recipe on harmonised features."""
+"""Other scores on the same patients: size, clinical values and imaging alone, the same recipe on harmonised features, another fusion."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from pipelines.features import clinical
+from pipelines.recipe import Decorrelate, Lasso, Recipe
 from pipelines.training.discrimination import adjust_holm, compare_paired, delong
-from pipelines.training.nested import Embedding, Judge, Nested, Static
+from pipelines.training.fusion import judge_fusion
+from pipelines.training.nested import Judge, Narrowed, Nested, Static
 from pipelines.training.operating_point import operating_point
 from pipelines.training.outcome import Rival
-from pipelines.training.select import Labels
 from pipelines.training.site_effect import Harmonised
-from pipelines.training.table import Rows, Table
-from pipelines.types import FloatArray
+from pipelines.training.table import Table, role_of
+from pipelines.types import ClinicalValue, FloatArray
 
 _CLINICAL = "CLINICAL:"
+CLINICAL_MODEL = ("age_y", "figo_stage", "diameter_class")  # of [OLNM], with its recipe
+_CLINICAL_RECIPE = Recipe(steps=(Decorrelate(0.9, "pearson"), Lasso(folds=5)), classifiers=("LightGBM",))
 
 
-@dataclass(frozen=True, eq=False)
-class _Narrowed:
-    """Some columns of another embedding's tables."""
-
-    embedding: Embedding
-    keep: Callable[[str], bool]
-
-    def split(self, train: Rows, test: Rows, labels: Labels) -> tuple[Table, Table]:
-        inner, outer = self.embedding.split(train, test, labels)
-        return inner.columns(self.keep), outer.columns(self.keep)
+def known_values(patients: Sequence[Mapping[str, ClinicalValue]]) -> Table:
+    """Return of [OLNM]'s clinical model the values that are known of every patient and differ between them."""
+    of_each = [clinical.features(values) for values in patients]
+    names = [clinical.FEATURE_PREFIX + name for name in CLINICAL_MODEL]
+    told = [name for name in names if all(name in values for values in of_each) and len({values[name] for values in of_each}) > 1]
+    return Table(tuple(told), np.array([[values[name] for name in told] for values in of_each]).reshape(len(patients), len(told)))
 
 
-def compare_rivals(judge: Judge, nested: Nested, *, table: Table, sizes: Sequence[float], sites: Sequence[str] | None) -> tuple[Rival, ...]:
+def compare_rivals(
+    judge: Judge,
+    nested: Nested,
+    *,
+    table: Table,
+    sizes: Sequence[float],
+    sites: Sequence[str] | None,
+    known: Table | None = None,
+    fusion: bool = False,
+) -> tuple[Rival, ...]:
     """Compare what ``nested`` says of patients with what others say of them, each judged on the folds of the first repeat.
 
     Parameters
     ----------
-    table : the patients' features, of which only the clinical values are looked at.
+    table : the patients' features, of which only the clinical values, and for ``fusion`` the sequences' names, are looked at.
     sites : of the patients, to compare with features harmonised between them.
+    known : clinical values (:func:`known_values`), to compare with where the recipe has none of its own.
+    fusion : compare with a Transformer fusion of the sequences, where there are several.
     """
     of_model = nested.probabilities.mean(axis=0)
     scores: list[tuple[str, str, FloatArray, FloatArray, Nested | None]] = []  # name, words, score, what it is compared with, its calls
@@ -46,13 +57,24 @@ def compare_rivals(judge: Judge, nested: Nested, *, table: Table, sizes: Sequenc
         scores.append((name, words, one.probabilities[0], model, one))
 
     scores.append(("size", "size of the roi alone", np.asarray(sizes, dtype=np.float64), of_model, None))
-    if clinical := [name for name in table.names if name.startswith(_CLINICAL)]:
-        add("clinical", f"clinical values alone ({', '.join(judge.recipe.nomogram)}), nested", _on_clinical(judge, table, clinical))
+    if told := [name for name in table.names if name.startswith(_CLINICAL)]:
+        words = f"clinical values alone ({', '.join(judge.recipe.nomogram)}), nested"
+        add(
+            "clinical",
+            words,
+            _on_clinical(judge, table.columns(lambda name: name in told), replace(judge.recipe, steps=(), classifiers=("LR",))),
+        )
         add("imaging", "imaging score alone, out of fold", _on_imaging(judge))
+    elif known is not None and known.names:
+        titles = ", ".join(clinical.title_of(name.removeprefix(clinical.FEATURE_PREFIX)) for name in known.names)
+        add("clinical", f"clinical values alone ({titles}), LightGBM as in [OLNM], nested", _on_clinical(judge, known, _CLINICAL_RECIPE))
     if sites is not None:
         harmonised = replace(judge, embedding=Harmonised(judge.embedding, sites))
         words = "the same recipe on features harmonised between sites (ComBat within each fold; the bundle is not harmonised)"
         add("combat", words, harmonised.nested(repeats=1, what="harmonised"), nested.probabilities[0])
+    if fusion and len({role_of(name) for name in table.names if not name.startswith(_CLINICAL)}) > 1:
+        words = "Transformer fusion of the sequences, out of fold"
+        scores.append(("transformer", words, judge_fusion(judge), nested.probabilities[0], None))
     compared = [compare_paired(model, score, judge.labels) for _, _, score, model, _ in scores]
     adjusted = iter(adjust_holm([c.p for c in compared if c.p is not None]))
     return tuple(
@@ -68,16 +90,16 @@ def compare_rivals(judge: Judge, nested: Nested, *, table: Table, sizes: Sequenc
     )
 
 
-def _on_clinical(judge: Judge, table: Table, names: Sequence[str]) -> Nested:
-    """Judge a logistic regression on clinical values."""
-    told = Table(tuple(name.replace(_CLINICAL, "TOLD:") for name in names), table.take(names))
-    recipe = replace(judge.recipe, steps=(), classifiers=("LR",), nomogram=())
+def _on_clinical(judge: Judge, values: Table, recipe: Recipe) -> Nested:
+    """Judge a recipe on clinical values, as if they were features of images."""
+    told = Table(tuple(name.replace(_CLINICAL, "TOLD:") for name in values.names), values.values)
+    recipe = replace(recipe, nomogram=())
     return replace(judge, recipe=recipe, embedding=Static(told), second=None).nested(repeats=1, what="clinical values alone")
 
 
 def _on_imaging(judge: Judge) -> Nested:
     """Judge the recipe on what the images tell, without clinical values and without a network's answer that knows one."""
-    alone = _Narrowed(judge.embedding, lambda name: not name.startswith(_CLINICAL) and not name.endswith(":cnn:h"))
+    alone = Narrowed(judge.embedding, lambda name: not name.startswith(_CLINICAL) and not name.endswith(":cnn:h"))
     first = judge.recipe.classifiers[:1]
     return replace(judge, recipe=replace(judge.recipe, nomogram=()), embedding=alone).nested(
         repeats=1, families=first, what="imaging alone"

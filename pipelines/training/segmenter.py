@@ -26,7 +26,9 @@ from pipelines.training.extract import ExtractedFile, read_case, study_files
 from pipelines.training.fit import fit_segmenter
 from pipelines.training.plan import Run
 
+METHOD = "2"  # part of the key of a segmenter on disk; raised when the same plan trains another one
 JUDGED_SEGMENTATIONS = 40  # patients whose roi is compared with the segmenter's
+VALIDATION_SHARE = 0.15  # of the segmenter's patients, who say when to stop ([CRFE] preprocessing)
 EMPTY_SLICES = 0.5  # slices without tumour shown to the segmenter, per slice with tumour
 
 
@@ -34,17 +36,27 @@ def train_segmenter(run: Run, files: Sequence[ExtractedFile], judged: Sequence[C
     """Train the segmenter on ``files``, export it into the bundle, and judge it on other patients; one trained before is found on disk."""
     plan, role = run.plan, run.spec.roi.role
     files = files[: plan.segmenter_patients]
-    how = [role, plan.segmenter_widths, plan.segmenter_units, plan.segmenter_pools, asdict(plan.segmenter), asdict(plan.grid), run.seed]
-    key = hashlib.sha256(json.dumps([how, [f.key for f in files]], default=str).encode()).hexdigest()
+    how = [METHOD, role, plan.segmenter_widths, plan.segmenter_units, plan.segmenter_pools, asdict(plan.segmenter), asdict(plan.grid)]
+    key = hashlib.sha256(json.dumps([how, run.seed, [f.key for f in files]], default=str).encode()).hexdigest()
     kept = run.cache / "networks" / f"segmenter_{key}.onnx"
     record = kept.with_suffix(".json")
     if not record.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        slices, masks = _shown(files, run.seed)
+        held_out = max(1, round(VALIDATION_SHARE * len(files)))
+        slices, masks = _shown(files[held_out:], run.seed)
         torch.manual_seed(run.seed)
         net = Crfe(plan.segmenter_widths, units=plan.segmenter_units, pools=plan.segmenter_pools)
-        run.progress(f"segmenter: {len(slices)} slices of {len(files)} patients")
-        fit_segmenter(net, slices, masks, schedule=plan.segmenter, seed=run.seed, progress=lambda s: run.progress(f"segmenter: {s}"))
+        run.progress(f"segmenter: {len(slices)} slices of {len(files) - held_out} patients, {held_out} more to validate")
+        fit_segmenter(
+            net,
+            slices,
+            masks,
+            spacing_mm=plan.grid.spacing_mm,
+            validation=_shown(files[:held_out], run.seed),
+            schedule=plan.segmenter,
+            seed=run.seed,
+            progress=lambda s: run.progress(f"segmenter: {s}"),
+        )
         write_record(record, export_network(net, kept, slices[:4, None], outputs=("logits",)))
     path = run.folder / "segmenter.onnx"
     shutil.copyfile(kept, path)

@@ -65,7 +65,8 @@ def describe_training(patients: Patients, *, seed: int, metrics: Mapping[str, fl
     division = patients.division
     n, others = len(division.judged), len(division.networks) if division.disjoint else 0
     what = "synthetic phantoms" if patients.synthetic else "patients of a site's cohort"
-    split = f": {others} for the networks, {n} others for the classifier" if others else ""
+    drawing = "the networks" if patients.spec.cnn else "the segmenter"
+    split = f": {others} for {drawing}, {n} others for the classifier" if others else ""
     return Training(
         data="synthetic" if patients.synthetic else "site",
         description=f"{n + others} {what}{split}",
@@ -95,6 +96,7 @@ def describe_network(net: Net, file: str, role: SeriesRole, block: Cnn, plan: Pl
         input=TensorSpec(name="image", shape=shape, axes="nczyx" if cube else "ncyx", range=_RANGES[type(view).__name__]),
         dim=dim,
         weights=how,
+        map_kind=net.architecture.map_kind,
     )
 
 

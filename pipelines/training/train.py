@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +27,18 @@ from pipelines.systems import catalogue
 from pipelines.training import decisions, findings
 from pipelines.training.card import write_model_card
 from pipelines.training.cohort import read_cohort, refuse
+from pipelines.training.decisions import Roles
 from pipelines.training.embed import CrossFitted, Net, Networks, statuses
 from pipelines.training.extract import extract_cohort
-from pipelines.training.nested import Embedding, Judge, Static
+from pipelines.training.nested import Embedding, Judge, Narrowed, Static, mean_area
+from pipelines.training.networks import choose_architecture
 from pipelines.training.outcome import FILE_NAME, Outcome, write_outcome
-from pipelines.training.patients import Patients, divide
+from pipelines.training.patients import Patients, gather
 from pipelines.training.plan import Plan, Progress, Run
 from pipelines.training.recipe import System, fit
 from pipelines.training.segmenter import train_segmenter
 from pipelines.training.statement import INTENDED_USE, describe_network, describe_training, leakage, made_with, recipe_words
-from pipelines.training.table import Table
+from pipelines.training.table import Table, role_of
 from pipelines.types import BundleStatus, SeriesRole
 
 
@@ -81,12 +83,13 @@ def train(
     if system not in specs:
         raise CohortError(f"there is no training recipe for {system!r}, only for {', '.join(specs)}")
     spec, plan = specs[system], plan or Plan()
+    if spec.cnn and not plan.architecture:
+        choose_architecture(spec.cnn, published=plan.published, network=plan.network)  # before anything takes long
     scratch, report = _make_scratch(out), _report_of(out)
     rows = read_cohort(cohort_csv, classes=[c.number for c in spec.classes] or (0, 1))
-    division = divide(cohort_csv, rows, spec.recipe, plan, seed=seed)
     run = Run(spec, plan, seed, scratch / out.name, cohort_csv.parent / "features", progress)
-    files = extract_cohort(rows, spec, grid=plan.grid, cache=run.cache, workers=plan.workers, progress=progress)
-    work = _Training(run, Patients(cohort_csv, spec, rows, files, division))
+    extract = partial(extract_cohort, spec=spec, grid=plan.grid, cache=run.cache, workers=plan.workers, progress=progress)
+    work = _Training(run, gather(cohort_csv, rows, spec, plan, seed=seed, extract=extract, progress=progress))
     work.check()
     run.folder.mkdir(parents=True)
     try:
@@ -100,6 +103,10 @@ def train(
     finally:
         shutil.rmtree(scratch)
     return Trained(out, report, outcome)
+
+
+def _is_of(roles: Roles, name: str) -> bool:
+    return role_of(name) in roles
 
 
 def _report_of(out: Path) -> Path:
@@ -196,6 +203,22 @@ class _Training:
             return fit(self.run.spec.recipe, self.final_table, self.patients.labels, seed=self.run.seed, second=self.patients.second)
 
     @cached_property
+    def reduced(self) -> dict[Roles, tuple[System, float]]:
+        """The systems for studies with some of the sequences, each with its nested AUC of one repeat."""
+        made = {}
+        for roles in self.run.spec.reduced:
+            what = f"with {', '.join(roles)} alone"
+            self.run.progress(f"final fit {what}")
+            keep = partial(_is_of, roles)
+            recipe = replace(self.run.spec.recipe, nomogram=())
+            judge = replace(self.judge, recipe=recipe, embedding=Narrowed(self.embedding, keep))
+            auc = mean_area(judge.nested(repeats=1, what=f"nested {what}"), self.patients.labels)
+            with threadpool_limits(1):
+                system = fit(recipe, self.final_table.columns(keep), self.patients.labels, seed=self.run.seed, second=self.patients.second)
+            made[roles] = system, auc
+        return made
+
+    @cached_property
     def found(self) -> findings.Found:
         """All judgements, made before anything of them is looked at."""
         return findings.judge_all(
@@ -215,8 +238,9 @@ class _Training:
         unseen = others if disjoint else np.setdiff1d(others, trained_on[: run.plan.segmenter_patients])
         segmenter = train_segmenter(run, [patients.files[i] for i in trained_on], [patients.rows[i] for i in unseen])
         cnns = [self._take_net(role, net) for role, net in self.nets.items()]
-        parts = decisions.write(run, self.system, self.final_table)
+        parts = decisions.write(run, self.system, self.final_table, reduced={roles: system for roles, (system, _) in self.reduced.items()})
         metrics = self.found.metrics | known | {"network_n": float(len(trained_on)) if cnns else 0.0}
+        metrics |= {f"nested_auc_{'_'.join(roles)}": auc for roles, (_, auc) in self.reduced.items()}
         if segmenter.dice is not None:
             metrics["segmenter_dice"] = segmenter.dice
         manifest = Manifest(
@@ -231,6 +255,7 @@ class _Training:
             score=parts.score,
             decision=parts.decision.model_copy(update={"conformal": findings.covered(parts.decision.conformal, self.found)}),
             imaging_only=parts.imaging_only,
+            reduced=parts.reduced,
             training=describe_training(patients, seed=run.seed, metrics=metrics),
             recipe=recipe_words(run.spec),
             parity=tuple(run.parity),
@@ -253,6 +278,6 @@ class _Training:
 
     def write_up(self, manifest: Manifest, digest: str, date: datetime.date) -> Outcome:
         """Return everything that was found, for the report."""
-        flow = self.patients.flow(with_networks=bool(self.nets))
+        flow = self.patients.flow()
         told = leakage(self.run.plan, with_networks=bool(self.nets))
         return findings.write_up(self.found, manifest=manifest, digest=digest, date=date, flow=flow, leakage=told)

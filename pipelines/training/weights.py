@@ -15,7 +15,8 @@ from pipelines.training.networks import FeatureNet
 
 # What a damaged archive or pickle raises beside its own errors: the reader walks whatever bytes are there.
 _UNREADABLE = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError)
-# What published files hold beside the body: classifiers of ImageNet, the segmentation head of MedicalNet.
+# What published files hold beside the body: classifiers of ImageNet, the segmentation head of MedicalNet. Of AlexNet's "classifier" all
+# layers but the last belong to the body.
 _HEADS = ("fc.", "classifier.", "conv_seg.", "class_layers.")
 
 
@@ -36,8 +37,8 @@ def load_weights(net: FeatureNet, path: Path) -> int:
             stored = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         raise CohortError(f"{path}: no weights can be read from it: {next(iter(str(error).splitlines()), type(error).__name__)}") from error
-    given = _tensors(stored, path)
     body = net.body.state_dict()
+    given = {k: v for k, v in _tensors(stored, path).items() if k in body or not k.startswith(_HEADS)}
     prefix = "net." if all(k.startswith("net.") for k in body) else ""
     named = {prefix + k: v for k, v in given.items() if prefix + k in body}
     chosen = named if named else _in_order(body, given, path)
@@ -58,8 +59,7 @@ def _tensors(stored: object, path: Path) -> dict[str, Tensor]:
         stored = stored["state_dict"]
     if not isinstance(stored, Mapping) or not all(isinstance(v, Tensor) for v in stored.values()):
         raise CohortError(f"{path}: not a state dict of tensors")
-    plain = {str(k).removeprefix("module."): v for k, v in stored.items()}
-    return {k: v for k, v in plain.items() if not k.startswith(_HEADS)}
+    return {str(k).removeprefix("module."): v for k, v in stored.items()}
 
 
 def _in_order(body: Mapping[str, Tensor], given: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

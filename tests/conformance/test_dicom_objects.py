@@ -37,6 +37,10 @@ NASTY: dict[str, dict[str, Any]] = {
     "one component": {"PatientName": "ProstateX-0001"},
     "no thickness": {"SliceThickness": None},
     "empty laterality": {"Laterality": "", "BodyPartExamined": None},
+    "all at once": {
+        **dict.fromkeys(("AccessionNumber", "StudyID", "PatientBirthDate", "SliceThickness", "SpecificCharacterSet", "BodyPartExamined")),
+        **{"PatientSex": "U", "PatientName": "ProstateX-0001", "Laterality": ""},
+    },
     "gb18030": {"SpecificCharacterSet": "GB18030", "PatientName": CHINESE},
     "gbk": {"SpecificCharacterSet": "GBK", "PatientName": CHINESE, "StudyDescription": "盆腔"},
     "utf-8": {"SpecificCharacterSet": "ISO_IR 192", "PatientName": CHINESE, "StudyDescription": "盆腔"},
@@ -128,12 +132,25 @@ def test_nasty_sources_give_valid_objects_with_unharmed_identity(tmp_path: Path,
     for path in files.values():
         assert [e for e in complaints(path, "Error") if e.split("[1]>")[0] not in faults] == []
     found = differences(*(tmp_path / "sources").glob("*.dcm"), *files.values())
-    converted = {"iso 2022": "PatientName", "sex U": "PatientSex"}.get(case)
+    converted = {"iso 2022": "PatientName", "sex U": "PatientSex", "all at once": "PatientSex"}.get(case)
     assert [line for line in found if not (converted and converted in line)] == []
     if converted is None:
         source = written_text(next((tmp_path / "sources").glob("*.dcm")))
         for path in files.values():
             assert {k: v for k, v in written_text(path).items() if v} == {k: v for k, v in source.items() if v}
+
+
+def test_private_groups_of_the_source_stay_there(tmp_path: Path) -> None:
+    result = make_result()
+    for source in result.sources:
+        source.add_new(0x00290010, "LO", "VENDOR")
+        source.add_new(0x00291010, "OB", b"\x01\x02")
+        source.add_new(0x00091001, "LO", "without a creator")
+    files = result.save(tmp_path)
+    assert len(files) == 8
+    for path in files.values():
+        assert complaints(path, "Error", "Warning") == []
+        assert not any(element.tag.is_private for element in dcmread(path).iterall())
 
 
 def written_text(path: Path) -> dict[str, bytes]:

@@ -38,6 +38,7 @@ from node.storage.ledger import Ledger
 from node.storage.records import DeliveryState, Job, PlannedJob
 from pipelines.errors import ConfigError, TransportError
 from pipelines.systems import catalogue
+from structured_reports.attributes import SR_SERIES
 from structured_reports.variants import REPORT_CLASSES, convert, convertible_classes
 from tests.bundles import write_bundle
 from tests.e2e import servers
@@ -263,6 +264,21 @@ def test_configured_kind_of_report_is_the_richest(site: Site, pacs: Pacs) -> Non
     site.add("a-1")
     site.deliverer.run(now=0)
     assert [c for c in _classes(pacs.received) if c in REPORTS] == [BasicTextSRStorage]
+
+
+@pytest.mark.parametrize("refuse", [set(), {SegmentationStorage}])
+def test_destination_without_the_graphic_report_is_delivered_all_the_same(site: Site, pacs: Pacs, refuse: set[str]) -> None:
+    pacs.refuse = refuse
+    pacs.start()
+    site.restart(graphic=False)
+    site.add("a-1")
+    site.deliverer.run(now=0)
+    job, deliveries = site.job(), site.ledger.deliveries("a-1")
+    assert job.state is JobState.DONE and job.n_omitted == len(refuse)
+    assert [d.state for d in deliveries].count(DeliveryState.UNWANTED) == 1
+    assert len(pacs.received) == len(deliveries) - 1 - len(refuse)
+    assert [ds.SeriesNumber for ds in pacs.received if ds.Modality == "SR"] == [SR_SERIES]
+    assert ("1 of 7 objects (Segmentation)" in job.detail) == bool(refuse)
 
 
 def test_segmentation_alone_is_a_failure_unless_acknowledged(site: Site, pacs: Pacs) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +12,17 @@ import pytest
 pytest.importorskip("torch", reason="training needs the [train] extra")
 pytest.importorskip("lightgbm", reason="training needs the [train] extra")
 
+from pipelines.decide import broken_rules
 from pipelines.errors import CohortError
+from pipelines.features import clinical
+from pipelines.phantoms.cohort import draw_patients
 from pipelines.systems import catalogue
 from pipelines.training.cohort import CohortRow, read_cohort
 from pipelines.training.extract import ExtractedFile
-from pipelines.training.patients import Division, Patients, divide
+from pipelines.training.patients import Division, Patients, divide, gather
 from pipelines.training.plan import Plan
 from pipelines.training.table import Table
+from pipelines.types import ClinicalValue
 from tests.train.cohorts import write_table
 
 pytestmark = pytest.mark.train
@@ -93,6 +97,7 @@ def test_classes_are_those_of_the_system(tmp_path: Path) -> None:
     path = _changed(tmp_path, {i: {"label": 4 if i < 27 else 6} for i in range(30)})
     with pytest.raises(CohortError, match="3 rows of class 6 are too few"):
         read_cohort(path, classes=range(8))
+    assert len(read_cohort(path, classes=range(8), each=1)) == 30
 
 
 def test_tables_of_another_form_are_refused(tmp_path: Path) -> None:
@@ -197,6 +202,58 @@ def test_clinical_values_that_the_recipe_needs_are_asked_for(tmp_path: Path) -> 
     told = replace(patients, files=both)
     told.check()
     assert told.table.take(["CLINICAL:value:node_positive"])[:, 0].tolist() == [0.0, 1.0, 1.0, 1.0]
+
+
+def _known(name: str, words: str) -> dict[str, ClinicalValue]:
+    return clinical.parse_all({name: words}, source="cohort table")
+
+
+def _outside(rows: list[CohortRow], named: Mapping[int, str]) -> list[CohortRow]:
+    return [replace(row, clinical=_known("figo_stage", named[i])) if i in named else row for i, row in enumerate(rows)]
+
+
+def test_patients_whom_the_system_was_not_made_for_are_left_out_and_named(tmp_path: Path) -> None:
+    spec, said, extracted = SPECS["olnm_mri"], list[str](), list[str]()
+    rows = _outside(_cohort([i % 2 for i in range(100)], tests=4), {3: "IIIB", 8: "IB2", 98: "IIIB"})  # 98 is for evaluation
+
+    def extract(some: Sequence[CohortRow]) -> list[ExtractedFile]:
+        extracted.extend(row.patient for row in some)
+        files = [ExtractedFile(tmp_path / f"{row.patient}.npz") for row in some]
+        for row, file in zip(some, files, strict=True):
+            told = {"P20": '{"name": "neoadjuvant_therapy", "value": 1.0, "words": "yes", "source": "report"}'}.get(row.patient, "")
+            np.savez(file.path, clinical=np.array(f"[{told}]"), second=np.array([]), names=np.array([], dtype="U1"), scanner=np.array("x"))
+        return files
+
+    patients = gather(Path("c.csv"), rows, spec, Plan(), seed=1, extract=extract, progress=said.append)
+    assert "P3" not in extracted
+    assert len(patients.rows) == len(patients.files) == 98
+    used = {patients.rows[i].patient for i in (*patients.division.networks, *patients.division.judged)}
+    assert used == {f"P{i}" for i in range(96)} - {"P3", "P20"}
+    stage, untreated = "FIGO stage IB to IIB", "no neoadjuvant therapy before the images"
+    made_for = "left out, as the system was made for patients with"
+    assert said == [f"{made_for} {stage}: line 5 (P3)", f"{made_for} {untreated}: line 22 (P20)"]
+    flow = patients.flow()
+    assert flow.excluded == {stage: (5,), untreated: (22,)}
+    assert (flow.rows, flow.row_events) == (100, 50)
+
+
+def test_too_few_patients_within_the_rules_are_an_error() -> None:
+    rows = _outside(_cohort([0, 1] * 30), dict.fromkeys(range(50), "IVA"))
+
+    def extract(some: Sequence[CohortRow]) -> list[ExtractedFile]:
+        raise AssertionError("nothing is extracted of a cohort that is too small")
+
+    words = r"without 50 rows that the system was not made for \(line 2 \(P0\): FIGO stage IB to IIB\): 5 positive and 5 negative rows"
+    with pytest.raises(CohortError, match=words):
+        gather(Path("c.csv"), rows, SPECS["olnm_mri"], Plan(), seed=1, extract=extract, progress=list[str]().append)
+
+
+@pytest.mark.parametrize("system", sorted(SPECS))
+def test_phantoms_are_patients_whom_their_system_was_made_for(system: str) -> None:
+    patients = draw_patients(system, n=300, auc=0.9, seed=5)
+    stated = [{name: str(value) for name, value in patient.clinical.items() if str(value).strip()} for patient in patients]
+    known = [clinical.parse_all(values, source="cohort table") for values in stated]
+    assert [broken_rules(SPECS[system], values) for values in known] == [()] * 300
 
 
 def test_feature_that_is_not_finite_is_named() -> None:

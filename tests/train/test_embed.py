@@ -14,14 +14,17 @@ pytest.importorskip("lightgbm", reason="training needs the [train] extra")
 import torch
 
 from pipelines.errors import CohortError
-from pipelines.models.session import open_session, run_cnn
+from pipelines.models.manifest import Parity
+from pipelines.models.session import has_map, open_session, run_cnn
 from pipelines.spec import Cnn, SliceCrop
 from pipelines.systems import catalogue
 from pipelines.training.embed import CrossFitted, Net, Networks
 from pipelines.training.extract import ExtractedFile
 from pipelines.training.fit import Schedule
-from pipelines.training.networks import Architecture, build
+from pipelines.training.networks import NARROW, Architecture, build
+from pipelines.training.patients import Division, Patients
 from pipelines.training.plan import Plan, Run
+from pipelines.training.statement import describe_network
 from pipelines.training.table import Table
 from pipelines.types import SeriesRole
 
@@ -110,6 +113,35 @@ def test_frozen_weights_give_their_own_features_and_a_map_that_speaks_of_the_lab
     flipped = run_cnn(open_session(networks.train(ROLE, EVERY, 1 - LABELS).path), views)
     assert np.allclose(flipped.features, expected, atol=1e-5)  # no feature depends on a label
     assert np.allclose(flipped.logits, -logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_alexnet_gives_its_fully_connected_layer_and_no_map(files: list[ExtractedFile], tmp_path: Path, frozen: bool) -> None:
+    torch.manual_seed(5)
+    torch.save(build(BLOCK, NARROW["alexnet_2d"]).body.state_dict(), tmp_path / "given.pth")
+    plan = replace(PLAN, architecture=None, network="alexnet_2d", weights=tmp_path / "given.pth", frozen=frozen)
+    views = [np.kron(file.view(ROLE), np.ones((1, 1, 2, 2), dtype=np.float32)) for file in files]  # it needs 63 pixels and more
+    for file, view in zip(files, views, strict=True):
+        np.savez(file.path, **{f"view_{ROLE}": view})
+    networks, _ = _networks(files, tmp_path, plan)
+    net = networks.train(ROLE, EVERY, LABELS)
+    assert net.architecture.map_kind == "occlusion"
+    assert not has_map(open_session(net.path))
+    found = networks.embed({ROLE: net}, EVERY)
+    assert found.names == tuple(f"{ROLE}:cnn:{i}" for i in range(64))
+    logits = run_cnn(open_session(net.path), np.concatenate(views)).logits
+    assert logits[LABELS == 1].mean() > logits[LABELS == 0].mean()
+
+
+@pytest.mark.parametrize(("network", "kind"), [("alexnet_2d", "occlusion"), ("densenet121_2d", "class activation")])
+def test_manifest_says_what_the_map_of_a_network_is(network: str, kind: str) -> None:
+    spec = catalogue()["plnm_us"]
+    assert spec.cnn is not None
+    net = Net(Path("cnn.onnx"), Parity(what="", rows=1, max_abs_difference=0.0), NARROW[network])
+    patients = Patients(Path("cohort.csv"), spec, [], [], Division(EVERY, EVERY, False))
+    entry = describe_network(net, "cnn_TVUS.onnx", SeriesRole.TVUS, spec.cnn, Plan(), patients=patients, dim=64)
+    assert entry.map_kind == kind
+    assert entry.network == f"2D {NARROW[network].words()}"
 
 
 def test_weights_that_do_not_fit_leave_nothing_on_disk(files: list[ExtractedFile], tmp_path: Path) -> None:

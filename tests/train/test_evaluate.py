@@ -15,10 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from node.cli import main
 from pipelines import engine
 from pipelines.errors import BundleError, CohortError
-from pipelines.models.bundle import load_bundle
+from pipelines.models.bundle import load_bundle, sign_bundle
+from pipelines.models.signature import make_key, read_key
 from pipelines.phantoms.cohort import write_cohort
+from pipelines.systems.histotype_mri import SPEC as TYPING
 from pipelines.systems.olnm_mri import SPEC
 from pipelines.training.breakdown import columns
 from pipelines.training.cohort import read_cohort
@@ -28,6 +31,7 @@ from pipelines.training.evaluation import Evaluation, read_evaluation
 from pipelines.training.evaluation_table import describe
 from pipelines.training.extract import read_case, study_files
 from pipelines.training.tally import FILE_NAME as TALLY
+from tests.bundles import write_bundle
 
 pytestmark = [pytest.mark.train, pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -109,28 +113,31 @@ def test_evaluation_says_what_it_is_about_and_counts_everyone(evaluation: Evalua
     assert evaluation.statement == "Synthetic phantoms; says nothing about patients."
     assert evaluation.synthetic
     assert (evaluation.n, evaluation.events, evaluation.sites) == (_N, _N // 2, ("A", "B"))
-    flow = evaluation.flow
-    assert (flow.rows, flow.row_events, flow.evaluated, flow.events, flow.refused) == (_N, _N // 2, _N, _N // 2, ())
+    flow, half = evaluation.flow, {0: _N // 2, 1: _N // 2}
+    assert (flow.rows, flow.row_labels, flow.evaluated, flow.labels, flow.refused) == (_N, half, _N, half, ())
     assert any("below 100" in w for w in evaluation.warnings)
     assert evaluation.bundle_digest == load_bundle(_BUNDLE, SPEC).digest
     p, y = columns(evaluation.patients)
-    assert evaluation.auc == delong(p, y)
-    point = evaluation.operating_point
+    (finding,) = evaluation.findings
+    assert finding.auc == delong(p, y)
+    assert (evaluation.auc.value, evaluation.auc.interval) == (finding.auc.value, finding.auc.interval)
+    point = finding.operating_point
     assert point is not None
     assert point.tp + point.fn == point.tn + point.fp == _N // 2
+    assert evaluation.bundle.threshold is not None
     assert point.tp == int(((p >= evaluation.bundle.threshold) & (y == 1)).sum())
-    assert evaluation.baselines[0].name.startswith("Volume")
-    assert all(b.p_holm is None or b.p_holm >= (b.comparison.p or 0) for b in evaluation.baselines)
+    assert finding.baselines[0].name.startswith("Volume")
+    assert all(b.p_holm is None or b.p_holm >= (b.comparison.p or 0) for b in finding.baselines)
     for variable in ("site", "manufacturer", "model", "field strength"):
-        assert sum(g.n for g in evaluation.groups if g.variable == variable) == _N
+        assert sum(g.n for g in finding.groups if g.variable == variable) == _N
 
 
 def test_json_gives_back_the_same_evaluation(out: Path, evaluation: Evaluation) -> None:
     text = (out / FILE_NAME).read_text()
     assert "NaN" not in text
-    assert json.loads(text)["format_version"] == 1
+    assert json.loads(text)["format_version"] == 2
     assert read_evaluation(out / FILE_NAME) == evaluation
-    (out / "other.json").write_text(text.replace('"format_version": 1', '"format_version": 2'))
+    (out / "other.json").write_text(text.replace('"format_version": 2', '"format_version": 1'))
     with pytest.raises(CohortError, match="is no evaluation: format_version"):
         read_evaluation(out / "other.json")
 
@@ -170,7 +177,9 @@ def test_refused_patients_are_named_and_counted(cohort: Path, out: Path, evaluat
     (refused,) = flow.refused
     assert (refused.patient, refused.line, refused.label, refused.site) == ("EMPTY", _N + 2, 1, "C")
     assert refused.reason
-    assert (flow.rows, flow.row_events, flow.refused_events, flow.evaluated, flow.events) == (_N + 2, _N // 2 + 1, 1, _N + 1, _N // 2)
+    half = _N // 2
+    assert (flow.rows, flow.row_labels, flow.evaluated) == (_N + 2, {0: half + 1, 1: half + 1}, _N + 1)
+    assert (flow.refused_labels, flow.labels) == ({1: 1}, {0: half + 1, 1: half})
     assert flow.roi_origins == {"MODEL": 1, "SEG": _N}
     assert found.warnings[0] == f"1 of {_N + 2} patients were refused, 1 with the finding: no number counts them."
     assert found.cohort_digest != evaluation.cohort_digest
@@ -203,12 +212,44 @@ def test_bundle_that_cannot_be_evaluated_is_named(cohort: Path, tmp_path: Path) 
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="bundle of unknown, which is no system here"):
         evaluate(tmp_path, cohort, out=tmp_path / "out", date=_DATE)
-    several = shutil.copytree(_BUNDLE, tmp_path / "several")
-    manifest = json.loads((several / "manifest.json").read_text())
-    manifest["decision"] |= {"classes": [0, 1, 2], "platt": None, "threshold": None}
-    (several / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CohortError, match="tells several classes apart"):
-        evaluate(several, cohort, out=tmp_path / "out", date=_DATE)
+
+
+def test_bundle_is_opened_with_the_keys_that_the_node_trusts(cohort: Path, out: Path, evaluation: Evaluation, tmp_path: Path) -> None:
+    key = tmp_path / "site.key"
+    public = make_key(key)
+    with pytest.raises(BundleError, match="not signed"):
+        evaluate(_BUNDLE, cohort, out=out, date=_DATE, trusted_keys=(public,))
+    config = tmp_path / "node.toml"
+    config.write_text(f'[node]\nstorage_root = "{tmp_path}"\ntrusted_keys = ["{public}"]\n')
+    arguments = ["evaluate", str(_BUNDLE), str(cohort), "--out", str(out), "--config", str(config)]
+    assert main(arguments) == 1
+    signed = shutil.copytree(_BUNDLE, tmp_path / "signed")
+    sign_bundle(signed, read_key(key))
+    found = evaluate(signed, cohort, out=out, date=_DATE, trusted_keys=(public,), resamples=50)
+    assert found.auc == evaluation.auc
+
+
+def test_bundle_of_several_classes_is_judged_on_phantoms_of_each(tmp_path: Path) -> None:
+    path = write_cohort(tmp_path / "cohort", "histotype_mri", n=9, auc=0.9, seed=7, workers=2)
+    _rewrite(path, [row | {"label": str((4, 6, 7, 6, 4, 7, 6, 4, 1)[i])} for i, row in enumerate(_rows(path))])
+    bundle = write_bundle(tmp_path / "models", TYPING, classes=(4, 6, 7))
+    found = evaluate(bundle, path, out=tmp_path / "out", date=_DATE, resamples=50)
+    assert read_evaluation(tmp_path / "out" / FILE_NAME) == found
+    assert (found.n, found.events, found.flow.labels) == (9, None, {4: 3, 6: 3, 7: 2, 1: 1})
+    spec, row = TYPING, read_cohort(path, classes=range(8), each=1)[2]
+    prediction, _ = engine.run(spec, load_bundle(bundle, spec), read_case(study_files(row), spec))
+    patient = found.patients[2]
+    assert (patient.call, patient.threshold) == ("class", None)
+    assert max(patient.classes.values()) == patient.probability == pytest.approx(prediction.probability, abs=1e-6)
+    assert sorted(patient.classes) == [4, 6, 7]
+    assert sum(patient.classes.values()) == pytest.approx(1)
+    assert found.several is not None
+    assert sum(map(sum, found.several.confusion)) == 9
+    assert found.several.classes == (1, 4, 6, 7)
+    assert found.tally.looks[-1].auc == found.auc.value == found.several.mean_auc.value
+    _rewrite(path, [row | {"label": "6" if i else "4"} for i, row in enumerate(_rows(path))])
+    with pytest.raises(CohortError, match="1 of class 4, 8 of class 6 could be judged, at least 2 of two classes that the bundle knows"):
+        evaluate(bundle, path, out=tmp_path / "out", date=_DATE)
 
 
 def test_looks_that_cannot_be_counted_stop_the_evaluation(cohort: Path, out: Path, tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 pytest.importorskip("torch", reason="training needs the [train] extra")
 pytest.importorskip("monai", reason="training needs the [train] extra")
@@ -14,12 +17,13 @@ pytest.importorskip("monai", reason="training needs the [train] extra")
 import torch
 
 from pipelines.errors import CohortError
-from pipelines.models.session import STATUS, open_session
+from pipelines.features.cnn import occlusion_maps
+from pipelines.models.session import STATUS, has_map, open_session, run_cnn
 from pipelines.spec import Cnn, Cube, SliceCrop, Triplets
 from pipelines.training.crfe import Crfe, PositionAttention, Scan
 from pipelines.training.export import export_network
-from pipelines.training.fit import Schedule, dice_loss, fit_cnn, fit_segmenter
-from pipelines.training.networks import PUBLISHED, Architecture, FeatureNet, JointNet, build, choose_architecture
+from pipelines.training.fit import Schedule, dice_loss, fit_cnn, fit_segmenter, size_prior
+from pipelines.training.networks import NARROW, PUBLISHED, Architecture, FeatureNet, JointNet, build, choose_architecture
 from pipelines.types import SeriesRole
 
 pytestmark = pytest.mark.train
@@ -36,19 +40,26 @@ SMALL = {
 
 
 def _build(name: str, seed: int = 0) -> FeatureNet:
-    """Build a network that has seen a batch, so that its normalisation is not the identity, with a head of both signs."""
+    return _seen_a_batch(*SMALL[name], seed=seed)
+
+
+def _seen_a_batch(block: Cnn, architecture: Architecture, *, seed: int = 0) -> FeatureNet:
+    """Build a network that has seen a batch, so that its normalisation is not the identity, with a head of both signs, more positive."""
     torch.manual_seed(seed)
-    block, architecture = SMALL[name]
     net = build(block, architecture)
     net.train()
     with torch.no_grad():
-        net.maps(_images(name, 4))
-        net.head.weight.copy_(torch.linspace(-1, 1, net.head.in_features)[None])
+        net.maps(_images_of(block, 4))
+        net.head.weight.copy_(torch.linspace(-0.5, 1, net.head.in_features)[None])
     return net.eval()
 
 
 def _images(name: str, n: int) -> torch.Tensor:
-    view = SMALL[name][0].view
+    return _images_of(SMALL[name][0], n)
+
+
+def _images_of(block: Cnn, n: int) -> torch.Tensor:
+    view = block.view
     shape = (view.size,) * 3 if isinstance(view, Cube) else (view.size,) * 2
     return torch.randn(n, 3 if isinstance(view, Triplets) else 1, *shape, generator=torch.Generator().manual_seed(7))
 
@@ -57,26 +68,44 @@ def _silent(line: str) -> None:
     """Report nothing."""
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_exported_activation_map_is_grad_cam(name: str, tmp_path: Path) -> None:
-    net, images = _build(name), _images(name, 3)
-    joint = isinstance(net, JointNet)
-    outputs = ("features", "logit", "cam", *(["joint_logit"] if joint else []))
-    told = {STATUS: np.array([[0.0], [1.0], [1.0]], dtype=np.float32)} if joint else {}
-    record = export_network(net, tmp_path / "net.onnx", images.numpy(), outputs=outputs, more_inputs=told)
-    assert record.max_abs_difference <= 1e-5
-    got = dict(zip(outputs, open_session(tmp_path / "net.onnx").run(list(outputs), {"image": images.numpy(), **told}), strict=True))
+def _gap_networks() -> Iterator[tuple[str, Cnn, Architecture]]:
+    """Yield every kind of network with a linear head, those of the papers at full width but for the two that are too large for a test."""
+    yield from ((f"small {name}", block, architecture) for name, (block, architecture) in SMALL.items())
+    cube, section, triplets = Cube(side_mm=90.0, size=33), SliceCrop(margin=0.1, size=80), Triplets(margin_px=5, size=64)
+    for name in (name for name in PUBLISHED if name != "alexnet_2d"):
+        block = Cnn(ROLES, cube if name.endswith("_3d") else triplets if name == "resnet18_2d" else section, status="")
+        one = PUBLISHED[name]
+        yield f"published {name}", block, replace(one, widths=(4, 6, 8, 12)) if name in ("resnet101_3d", "resnet200_3d") else one
+        yield f"narrow {name}", block, NARROW[name]
+    wide = (64, 128, 256, 512)
+    yield "wide ResNet10", Cnn(ROLES, section), Architecture("resnet", (1, 1, 1, 1), wide)
+    yield "wide ResNet18", Cnn(ROLES, section), Architecture("resnet", (2, 2, 2, 2), wide)
 
-    maps = net.maps(images).detach().requires_grad_()
+
+@pytest.mark.parametrize(("block", "architecture"), [pytest.param(*one, id=name) for name, *one in _gap_networks()])
+def test_map_in_the_graph_is_grad_cam_by_autograd(block: Cnn, architecture: Architecture, tmp_path: Path) -> None:
+    net, images = _seen_a_batch(block, architecture), _images_of(block, 2)
+    told = {STATUS: np.array([[0.0], [1.0]], dtype=np.float32)} if isinstance(net, JointNet) else {}
+    record = export_network(net, tmp_path / "net.onnx", images.numpy(), outputs=net.outputs, more_inputs=told)
+    assert record.max_abs_difference <= 1e-5
+    given = {"image": images.numpy(), **told}
+    got = dict(zip(net.outputs, open_session(tmp_path / "net.onnx").run(list(net.outputs), given), strict=True))
+
+    kept: list[torch.Tensor] = []
+    hook = net.body.register_forward_hook(lambda body, shown, maps: kept.append(maps))
+    logit = net(images, *(torch.from_numpy(one) for one in told.values()))[1]
+    hook.remove()
+    maps = kept[0]
+    gradients = torch.autograd.grad(logit.sum(), maps)[0]  # through pooling and head, wherever they are
     spatial = tuple(range(2, maps.ndim))
-    gradients = torch.autograd.grad(net.head(maps.mean(dim=spatial)).sum(), maps)[0]
-    weights = gradients.mean(dim=spatial, keepdim=True)  # Grad-CAM's alpha_k, by autograd
+    weights = gradients.mean(dim=spatial, keepdim=True)  # Selvaraju et al. 2017, equations 1 and 2
     grad_cam = torch.relu((weights * maps).sum(dim=1)).detach().numpy()
     assert grad_cam.max() > 0
+    assert maps[0, 0].numel() > 1
     assert got["cam"].shape == grad_cam.shape
-    positions = maps[0, 0].numel()  # the mean over positions divides every gradient by their number
-    assert np.abs(got["cam"] / positions - grad_cam).max() <= 1e-5 * grad_cam.max()
-    assert np.allclose(got["logit"][:, 0], net.head(maps.mean(dim=spatial)).detach().numpy()[:, 0], atol=1e-5)
+    # Equal up to the number of positions, by which the average divides every gradient; a capture scales the largest value to 1.
+    assert np.abs(got["cam"] / got["cam"].max() - grad_cam / grad_cam.max()).max() <= 1e-5
+    assert got["cam"].max() / maps[0, 0].numel() == pytest.approx(grad_cam.max(), rel=1e-5)
 
 
 def test_joint_network_is_told_the_status_and_the_image_head_is_not(tmp_path: Path) -> None:
@@ -102,6 +131,8 @@ def test_joint_network_is_told_the_status_and_the_image_head_is_not(tmp_path: Pa
         ("resnet50_2d", SliceCrop(0.1, 224), "pool", 2048, 2048),  # [LVSI]
         ("densenet121_2d", SliceCrop(0.1, 128), "flat", 16384, 1024),  # [PLNM]
         ("densenet121_2d", SliceCrop(0.1, 128), "pool", 1024, 1024),
+        ("resnet50_2d", SliceCrop(0.1, 128), "flat", 32768, 2048),
+        ("alexnet_2d", SliceCrop(0.1, 128), "flat", 4096, 4096),  # its penultimate fully connected layer
         ("resnet18_2d", Triplets(5, 64), "pool", 128, 128),
     ],
 )
@@ -126,16 +157,76 @@ def test_published_parameter_counts() -> None:
     assert millions("resnet50_3d", Cube(90.0, 90)) == pytest.approx(46.2, abs=0.1)
     assert millions("resnet50_2d", SliceCrop(0.1, 224)) == pytest.approx(23.5, abs=0.1)
     assert millions("densenet121_2d", SliceCrop(0.1, 128)) == pytest.approx(6.95, abs=0.02)
+    assert millions("alexnet_2d", SliceCrop(0.1, 128)) == 57.00384  # 61,100,840 with ImageNet's last layer
 
 
-def test_unknown_network_is_refused() -> None:
-    with pytest.raises(CohortError, match="no network 'alexnet_2d'; known are resnet10_3d"):
-        choose_architecture(Cnn(ROLES, SECTION, network="alexnet_2d"), published=True)
+def test_network_is_chosen_by_name_among_those_that_see_the_same() -> None:
+    block = Cnn(ROLES, SECTION, network="densenet121_2d")
+    assert choose_architecture(block, published=True) == PUBLISHED["densenet121_2d"]
+    assert choose_architecture(block, published=True, network="alexnet_2d") == PUBLISHED["alexnet_2d"]
+    assert choose_architecture(block, published=False, network="resnet50_2d") == NARROW["resnet50_2d"]
+    with pytest.raises(CohortError, match="no network 'vgg16' here; there are resnet50_2d, densenet121_2d, alexnet_2d, resnet18_2d"):
+        choose_architecture(Cnn(ROLES, SECTION, network="vgg16"), published=True)
+    with pytest.raises(CohortError, match="no network 'resnet50_3d' here"):
+        choose_architecture(block, published=True, network="resnet50_3d")
+    with pytest.raises(CohortError, match="no network 'alexnet_2d' here; there are resnet50_2d, densenet121_2d, resnet18_2d"):
+        choose_architecture(Cnn(ROLES, TRIPLETS, network="alexnet_2d"), published=True)
+    assert NARROW.keys() == PUBLISHED.keys()
+
+
+def test_alexnet_is_torchvisions_at_any_size_of_image(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    narrow = NARROW["alexnet_2d"]
+    for size in (64, 128, 224, 260):
+        block = Cnn(ROLES, SliceCrop(0.1, size), layer="flat", network="alexnet_2d")
+        net, images = build(block, narrow).eval(), _images_of(block, 2)
+        with torch.no_grad():
+            maps = net.body.features(images.repeat(1, 3, 1, 1))
+            expected = net.body.classifier(torch.nn.functional.adaptive_avg_pool2d(maps, (6, 6)).flatten(1))
+            features, logit = net(images)
+        assert torch.allclose(features, expected, atol=1e-6)
+        assert features.shape == (2, 64) and logit.shape == (2, 1)
+        assert export_network(net, tmp_path / f"{size}.onnx", images.numpy(), outputs=net.outputs).max_abs_difference <= 1e-5
+        session = open_session(tmp_path / f"{size}.onnx")
+        assert not has_map(session)
+        found = run_cnn(session, images.numpy()[1:])
+        assert np.abs(found.features - expected.numpy()[1:]).max() <= 1e-5
+        assert found.cams.size == 0
+
+
+def test_alexnet_trains_the_same_weights_from_the_same_seed_and_learns() -> None:
+    block = Cnn(ROLES, SliceCrop(0.1, 64), network="alexnet_2d")
+    images, labels = _images_of(block, 16).numpy(), np.arange(16) % 2
+    images[labels == 1, :, 16:48, 16:48] += 1.5
+    nets = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        net = build(block, NARROW["alexnet_2d"])
+        fit_cnn(net, images, labels, schedule=Schedule(epochs=2, batch=8, rate=1e-3), seed=2, progress=_silent)
+        nets.append(net)
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True))
+    fit_cnn(nets[0], images, labels, schedule=Schedule(epochs=15, batch=8, rate=1e-3), seed=2, progress=_silent)
+
+    def logits_of(shown: NDArray[np.float32]) -> NDArray[np.float64]:
+        with torch.no_grad():
+            return nets[0](torch.from_numpy(shown))[1][:, 0].numpy().astype(np.float64)
+
+    logits = logits_of(images)
+    assert logits[labels == 1].min() > logits[labels == 0].max()
+    found = occlusion_maps(logits_of, images[labels == 1]).mean(axis=0)
+    inside = np.zeros((16, 16), dtype=bool)
+    inside[4:12, 4:12] = True
+    assert found[inside].mean() > 2 * found[~inside].mean()
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("resnet50_2d", "ResNet50, widths 64-128-256-512"), ("resnet200_3d", "ResNet200"), ("densenet121_2d", "DenseNet121, growth 32")],
+    [
+        ("resnet50_2d", "ResNet50, widths 64-128-256-512"),
+        ("resnet200_3d", "ResNet200"),
+        ("densenet121_2d", "DenseNet121, growth 32"),
+        ("alexnet_2d", "AlexNet, widths 64-192-384-256-256-4096"),
+    ],
 )
 def test_architecture_names_itself(name: str, words: str) -> None:
     assert PUBLISHED[name].words().startswith(words)
@@ -231,18 +322,45 @@ def test_joint_head_learns_from_patients_whose_status_is_known() -> None:
     assert (positive > negative).all()
 
 
-def test_segmenter_learns_to_mark_bright_discs() -> None:
-    rng = np.random.default_rng(0)
+def _bright_discs(n: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:32, :32]
-    centres = rng.uniform(10, 22, (24, 2))
+    centres = rng.uniform(10, 22, (n, 2))
     masks = np.array([(rows - a) ** 2 + (columns - b) ** 2 < 36 for a, b in centres]).astype(np.uint8)
-    slices = (2 * masks + rng.normal(0, 0.4, masks.shape)).astype(np.float32)
+    return (2 * masks + rng.normal(0, 0.4, masks.shape)).astype(np.float32), masks
+
+
+def _train_on_discs(schedule: Schedule, validation: tuple[NDArray[np.float32], NDArray[np.uint8]]) -> tuple[Crfe, list[str]]:
     torch.manual_seed(0)
     net = Crfe((4, 8, 8), units=8)
     lines: list[str] = []
-    fit_segmenter(net, slices, masks, schedule=Schedule(epochs=15, batch=6, rate=1e-2), seed=1, progress=lines.append)
+    fit_segmenter(net, *_bright_discs(24, 0), spacing_mm=2.0, validation=validation, schedule=schedule, seed=1, progress=lines.append)
+    return net, lines
+
+
+def test_segmenter_learns_to_mark_bright_discs() -> None:
+    slices, masks = _bright_discs(12, 1)
+    net, lines = _train_on_discs(Schedule(epochs=25, batch=6, rate=1e-2, patience=25), (slices, masks))
     with torch.no_grad():
         drawn = net(torch.from_numpy(slices)[:, None])[:, 0].numpy() > 0
     dice = 2 * (drawn & (masks > 0)).sum() / (drawn.sum() + masks.sum())
     assert dice > 0.9
-    assert len(lines) == 15
+    assert len(lines) == 25
+    best = max(float(line.rsplit(" ", 1)[1]) for line in lines)
+    assert dice == pytest.approx(best, abs=2e-3)  # the best epoch's weights were kept
+
+
+def test_segmenter_stops_when_nothing_gets_better() -> None:
+    slices, masks = _bright_discs(4, 1)
+    _, lines = _train_on_discs(Schedule(epochs=25, batch=6, rate=0.0, patience=3), (slices, np.zeros_like(masks)))
+    assert len(lines) == 4  # the first is the best there is
+
+
+@pytest.mark.parametrize(("radius_px", "expected"), [(5, 0.0), (2, (1 - 0.8) ** 2), (20, (8 - 4) ** 2)])
+def test_prior_of_size_penalises_lesions_outside_1_to_4_cm(radius_px: int, expected: float) -> None:
+    rows, columns = np.mgrid[:64, :64] - 31.5
+    disc = torch.from_numpy((rows**2 + columns**2 < radius_px**2).astype(np.float32))[None, None]
+    empty = torch.zeros_like(disc)
+    logits = torch.cat([disc, disc]) * 80 - 40
+    found = size_prior(logits, torch.cat([disc, empty]), spacing_mm=2.0)  # the second slice has no lesion: no size is wanted of it
+    assert float(found) == pytest.approx(expected, abs=0.3 * expected + 1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +16,19 @@ from scipy.special import expit
 from pipelines.decide import SCORE
 from pipelines.errors import CohortError
 from pipelines.models.classify import logit
+from pipelines.models.manifest import LIE_DETECTOR
 from pipelines.phantoms.planting import plant
 from pipelines.recipe import Decorrelate, Lasso, MannWhitney, Mrmr, Pca, Rank, Recipe, Rfe
+from pipelines.systems import catalogue
 from pipelines.training import select
+from pipelines.training.agreement import selection_stability
+from pipelines.training.cohort import CohortRow
 from pipelines.training.discrimination import area, delong
-from pipelines.training.findings import detect, deviation_by_chance
+from pipelines.training.extract import ExtractedFile
+from pipelines.training.findings import Found, detect, deviation_by_chance, stability_of
 from pipelines.training.nested import Judge, Static, mean_area
 from pipelines.training.oversample import smote
+from pipelines.training.plan import Plan
 from pipelines.training.recipe import choose_features, fit
 from pipelines.training.select import Labels
 from pipelines.training.table import Rows, Table
@@ -203,6 +210,54 @@ def test_several_classes_get_probabilities_at_their_own_prevalence() -> None:
     assert system.decision.classes == (4, 6, 7)
     assert np.allclose(probabilities.sum(axis=1), 1)
     assert probabilities.mean(axis=0) == pytest.approx([0.2, 0.6, 0.2], abs=0.06)
+
+
+def test_selection_tells_what_it_could_have_chosen_and_what_its_lasso_saw() -> None:
+    table, labels = planted(nuisance=20)
+    rng = np.random.default_rng(0)
+    deep = Table(tuple(f"T2W:cnn:{i}" for i in range(30)), rng.standard_normal((len(labels), 30)))
+    steps = (MannWhitney(0.05, on="radiomics"), Pca(4), Lasso(folds=5))
+    selection = choose_features(steps, table.join(deep), labels, seed=0)
+    assert set(selection.candidates) == {*table.names, *(f"T2W:pca:{i}" for i in range(4))}
+    assert set(selection.names) <= set(selection.on_path) < set(selection.candidates)
+    assert selection.path is not None
+    assert selection.path.coefficients.shape[1] == len(selection.on_path)
+    assert {selection.on_path[i] for i in selection.path.chosen()} == set(selection.names)
+
+
+def test_stability_counts_features_that_no_fold_chose() -> None:
+    table, labels = planted()
+    nested = Judge(WITH_LASSO, Static(table), labels, 0).nested(repeats=2)
+    stage = fit(WITH_LASSO, table, labels, seed=0).decision
+    every = sorted({name for names in nested.selected for name in names})
+    found = stability_of(nested, stage)
+    assert found is not None
+    padded = np.array([[name in names for name in table.names] for names in nested.selected])
+    assert len(every) < len(table.names)
+    assert found.value == pytest.approx(selection_stability(padded).value)
+    assert found.value > selection_stability(padded[:, padded.any(axis=0)]).value
+
+
+def _found(recipe: Recipe, table: Table, labels: Labels, *, system: str, permuted: list[float], file: ExtractedFile) -> Found:
+    judge, fitted = Judge(recipe, Static(table), labels, 0), fit(recipe, table, labels, seed=0)
+    nested = judge.nested(repeats=1)
+    answers = nested.probabilities[0], fitted.predict(table), np.array(permuted)
+    rows = [CohortRow(i, f"P{i}", Path("x"), None, int(y), "") for i, y in enumerate(labels)]
+    return Found(judge, fitted, table, rows, [file] * len(rows), catalogue()[system], Plan(), nested, *answers, (), ())
+
+
+def test_bundle_records_what_the_lie_detector_found(tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", size=np.array(3.0))
+    rng = np.random.default_rng(3)
+    types = rng.choice([4, 6, 7], size=120)
+    shifted = Table(("T2W:x:a", "T2W:x:b"), rng.standard_normal((120, 2)) + types[:, None])
+    for (table, labels), system in ((planted(n=120, nuisance=5), "olnm_mri"), ((shifted, types), "histotype_mri")):
+        recipe = Recipe(classifiers=("LR",))
+        for permuted, valid in (([0.5, 0.47, 0.52], 1.0), ([0.71, 0.74, 0.69], 0.0)):
+            found = _found(recipe, table, labels, system=system, permuted=permuted, file=ExtractedFile(tmp_path / "p.npz"))
+            assert found.metrics[LIE_DETECTOR] == valid
+            assert found.metrics["permuted_auc"] == pytest.approx(np.mean(permuted))
+        assert LIE_DETECTOR not in _found(recipe, table, labels, system=system, permuted=[], file=found.files[0]).metrics
 
 
 def test_calibrated_interval_and_conformal_sets_hold_what_they_promise() -> None:

@@ -10,11 +10,16 @@ import pytest
 pytest.importorskip("sklearn", reason="training needs the [train] extra")
 pytest.importorskip("lightgbm", reason="training needs the [train] extra")
 
+import torch
+
 from pipelines.errors import CohortError
-from pipelines.recipe import Recipe
+from pipelines.features import clinical
+from pipelines.recipe import Lasso, Recipe
+from pipelines.training.discrimination import area
+from pipelines.training.fusion import fit_fusion, judge_fusion
 from pipelines.training.nested import Judge, Static, mean_area
 from pipelines.training.outcome import Rival
-from pipelines.training.rivals import compare_rivals
+from pipelines.training.rivals import compare_rivals, known_values
 from pipelines.training.select import Labels
 from pipelines.training.site_effect import Harmonised, check_sites
 from pipelines.training.table import Rows, Table
@@ -127,3 +132,87 @@ def test_sites_too_few_or_too_small_are_refused() -> None:
     for sites in (["A"] * 90, ["A"] * 60 + ["B"] * 29, [""] * 80):
         with pytest.raises(CohortError, match="harmonisation needs two sites with 30 judged patients each, there are: "):
             check_sites(sites)
+
+
+def _known(labels: Labels, *, informative: bool) -> Table:
+    """Return the clinical values of 160 patients: the diameter tells the label or not, the stage is missing once, the age is known."""
+    rng = np.random.default_rng(8)
+    patients = []
+    for i, label in enumerate(labels):
+        large = label if informative and rng.random() < 0.9 else rng.random() < 0.5
+        stated = {"age_y": int(rng.integers(25, 70)), "max_tumour_diameter_mm": 25 + 20 * int(large) + 10 * rng.random()}
+        patients.append(clinical.parse_all(stated | ({"figo_stage": "IB2"} if i else {}), source="test"))
+    return known_values(patients)
+
+
+def test_clinical_model_is_a_rival_where_the_recipe_has_no_clinical_values() -> None:
+    table, labels = _cohort(shift=0.0)
+    imaging = table.columns(lambda name: name != TOLD)
+    judge = Judge(Recipe(), Static(imaging), labels, 0)
+    nested = judge.nested(repeats=1)
+    areas = {}
+    for informative in (True, False):
+        known = _known(labels, informative=informative)
+        assert known.names == ("CLINICAL:value:age_y", "CLINICAL:value:diameter_class")  # the stage is not known of all
+        rivals = {r.name: r for r in compare_rivals(judge, nested, table=imaging, sizes=[1.0] * N, sites=None, known=known)}
+        assert list(rivals) == ["size", "clinical"]
+        assert rivals["clinical"].words == "clinical values alone (Age, Diameter class (1 to 3)), LightGBM as in [OLNM], nested"
+        assert rivals["clinical"].p_holm is not None
+        areas[informative] = rivals["clinical"].auc.value
+    assert areas[True] > 0.8
+    assert areas[False] == pytest.approx(0.5, abs=0.12)
+
+
+def test_values_that_are_missing_or_constant_make_no_clinical_model() -> None:
+    table, labels = _cohort(shift=0.0)
+    patients = [clinical.parse_all({"age_y": 40} | ({"figo_stage": "IB1"} if i else {}), source="test") for i in range(N)]
+    known = known_values(patients)
+    assert known.names == ()
+    judge = Judge(Recipe(), Static(table.columns(lambda name: name != TOLD)), labels, 0)
+    rivals = compare_rivals(judge, judge.nested(repeats=1), table=judge.embedding.table, sizes=[1.0] * N, sites=None, known=known)  # type: ignore[attr-defined]
+    assert [r.name for r in rivals] == ["size"]
+
+
+def _sequences(*, signal: float) -> tuple[Table, Labels]:
+    """Return features of two sequences that tell the label only together: it is the sign of the product of one from each."""
+    rng = np.random.default_rng(6)
+    values = rng.standard_normal((N, 8))
+    labels = (signal * values[:, 0] * values[:, 4] + rng.logistic(size=N) > 0).astype(np.int64)
+    names = [f"{role}:{block}:original_x_{i}" for role in ("T1W", "DWI") for block in ("radiomics", "cnn") for i in range(2)]
+    return Table(tuple(names), values), labels
+
+
+def test_transformer_joins_sequences_that_tell_the_label_only_together() -> None:
+    for signal, low, high in ((12.0, 0.75, 1.0), (0.0, 0.35, 0.65)):
+        table, labels = _sequences(signal=signal)
+        logits = judge_fusion(Judge(Recipe(), Static(table), labels, 0))
+        assert low < area(logits, labels) < high
+
+
+def test_transformer_is_judged_in_the_folds_of_the_model_and_only_on_demand() -> None:
+    table, labels = _sequences(signal=4.0)
+    watched = _Watched(table)
+    judge = Judge(Recipe(steps=(Lasso(folds=5),)), watched, labels, 0)
+    nested = judge.nested(repeats=1)
+    arguments = {"table": table, "sizes": [1.0] * N, "sites": None}
+    assert [r.name for r in compare_rivals(judge, nested, **arguments)] == ["size"]
+    rivals = {r.name: r for r in compare_rivals(judge, nested, fusion=True, **arguments)}
+    assert rivals["transformer"].p_holm is not None and rivals["transformer"].operating_point is None
+    parts = [(tuple(train.tolist()), tuple(test.tolist())) for train, test in watched.asked]
+    assert len(parts) == 10 and parts[:5] == parts[5:]
+    one = table.columns(lambda name: name.startswith("T1W"))
+    alone = compare_rivals(judge, nested, fusion=True, **(arguments | {"table": one}))
+    assert [r.name for r in alone] == ["size"]  # there is nothing to fuse
+
+
+def test_fusion_takes_its_features_and_scaling_from_the_training_rows_and_no_clinical_value() -> None:
+    table, labels = _sequences(signal=4.0)
+    told = Table((*table.names, TOLD), np.column_stack([table.values, 100.0 * labels]))
+    state = torch.get_rng_state()
+    fitted = [fit_fusion((Lasso(folds=5),), one.rows(np.arange(120)), labels[:120], seed=3) for one in (table, told)]
+    assert torch.equal(torch.get_rng_state(), state)
+    answers = [fusion.predict(table.rows(np.arange(120, N))) for fusion in fitted]
+    assert np.array_equal(*answers)
+    assert np.ptp(answers[0]) > 0
+    for selection, role in zip(fitted[0].selections, ("T1W", "DWI"), strict=True):
+        assert selection.names and all(name.startswith(role) for name in selection.names)

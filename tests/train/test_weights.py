@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipelines.errors import CohortError
 from pipelines.spec import Cnn, Cube, SliceCrop
-from pipelines.training.networks import PUBLISHED, Architecture, FeatureNet, build
+from pipelines.training.networks import NARROW, PUBLISHED, Architecture, FeatureNet, build
 from pipelines.training.weights import load_weights
 from pipelines.types import SeriesRole
 
@@ -121,6 +121,41 @@ def test_torchvision_densenet_loads_in_order(tmp_path: Path, old_names: bool) ->
                 original.replace(f"{part}1.", f"{part}{dot}1.").replace(f"{part}2.", f"{part}{dot}2.") if "denselayer" in name else original
             )
         assert torch.equal(value, given[original]), name
+
+
+def _alexnet(widths: tuple[int, ...]) -> dict[str, Tensor]:
+    """Return random tensors under torchvision's names."""
+    torch.manual_seed(0)
+    a, b, c, d, e, units = widths
+    convolutions = {0: (a, 3, 11), 3: (b, a, 5), 6: (c, b, 3), 8: (d, c, 3), 10: (e, d, 3)}
+    shapes = {f"features.{i}": (outputs, inputs, side, side) for i, (outputs, inputs, side) in convolutions.items()}
+    shapes |= {"classifier.1": (units, 36 * e), "classifier.4": (units, units), "classifier.6": (1000, units)}
+    return {f"{name}.{part}": torch.randn(s if part == "weight" else s[:1]) for name, s in shapes.items() for part in ("weight", "bias")}
+
+
+def test_torchvision_alexnet_loads_by_name_without_its_last_layer(tmp_path: Path) -> None:
+    narrow = NARROW["alexnet_2d"]
+    given = _alexnet(narrow.widths)
+    net = build(SECTION, narrow)
+    assert load_weights(net, _saved(tmp_path, given)) == len(given) - 2 == 14
+    assert {name: value.shape for name, value in _body(net).items()} == {
+        name: value.shape for name, value in given.items() if not name.startswith("classifier.6")
+    }
+    assert all(torch.equal(value, given[name]) for name, value in _body(net).items())
+    less = {name: value for name, value in given.items() if name != "classifier.4.bias"}
+    with pytest.raises(CohortError, match=r"1 tensors of the network are not in it, first classifier\.4\.bias"):
+        load_weights(build(SECTION, narrow), _saved(tmp_path, less))
+    with pytest.raises(
+        CohortError, match=r"tensors have another shape, first features\.0\.weight is \(64, 3, 11, 11\), not \(16, 3, 11, 11\)"
+    ):
+        load_weights(build(SECTION, narrow), _saved(tmp_path, _alexnet((64, 32, 48, 32, 32, 64))))
+
+
+def test_names_and_shapes_of_the_published_alexnet_are_torchvisions() -> None:
+    with torch.device("meta"):
+        body = build(SECTION, PUBLISHED["alexnet_2d"]).body.state_dict()
+        given = {name: value.shape for name, value in _alexnet((64, 192, 384, 256, 256, 4096)).items()}
+    assert {name: value.shape for name, value in body.items()} == {n: s for n, s in given.items() if not n.startswith("classifier.6")}
 
 
 def test_medicalnet_loads_without_its_prefix_and_head(tmp_path: Path) -> None:

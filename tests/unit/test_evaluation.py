@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import numpy as np
 import pytest
 
 from pipelines.errors import CohortError
+from pipelines.systems.histotype_mri import SPEC as TYPING
 from pipelines.training.breakdown import group_tables, judge_calls, size_baselines
+from pipelines.training.calibration import calibration
 from pipelines.training.discrimination import adjust_holm, compare_paired, compare_unpaired, delong
-from pipelines.training.evaluate import assemble
+from pipelines.training.evaluate import assemble, judge_patients
 from pipelines.training.evaluation import BundleFacts, Evaluation, Flow, PatientRow, read_evaluation, write_evaluation
 from pipelines.training.evaluation_table import describe
+from pipelines.training.several import WITHHELD, judge_several
 from pipelines.training.tally import FILE_NAME, Look, Tally, check_tally, count_look
 from pipelines.types import BundleStatus
 
@@ -60,10 +64,98 @@ def _patients(n: int = 40, seed: int = 0) -> list[PatientRow]:
 
 
 def _evaluate(patients: list[PatientRow], *, bundle: BundleFacts = _BUNDLE, synthetic: bool = False, looks: int = 1) -> Evaluation:
-    events = sum(x.label for x in patients)
-    flow = Flow(len(patients), events, 0, (), 0, len(patients), events, 0, {"SEG": len(patients)})
-    tally = Tally((_LOOK,) * looks, looks, 1)
-    return assemble(bundle, flow, patients, look=_LOOK, tally=tally, synthetic=synthetic, seed=1, resamples=50)
+    labels = dict(Counter(x.label for x in patients))
+    flow = Flow(len(patients), labels, 0, (), {}, len(patients), labels, 0, {"SEG": len(patients)})
+    tally, numbers = Tally((_LOOK,) * looks, looks, 1), judge_patients(bundle, patients, seed=1, resamples=50)
+    return assemble(bundle, flow, patients, numbers, look=_LOOK, tally=tally, synthetic=synthetic, seed=1)
+
+
+_KNOWN = (4, 6, 7)
+_SEVERAL = replace(_BUNDLE, system="histotype_mri", threshold=None, threshold_rule="the most probable class", classes=_KNOWN)
+
+
+def _class_patients() -> list[PatientRow]:
+    """Sixty patients, two of them of class 5, which the bundle does not know, and four whose call was withheld."""
+    rng = np.random.default_rng(3)
+    labels = [*rng.choice(_KNOWN, size=58, p=[0.25, 0.5, 0.25]).tolist(), 5, 5]
+    scores = rng.random((60, 3)) + 0.6 * (np.array(labels)[:, None] == np.array(_KNOWN))
+    rows = []
+    for i, (x, label, p) in enumerate(zip(_patients(60), labels, scores / scores.sum(axis=1, keepdims=True), strict=True)):
+        call = "withheld" if i < 4 else "class"
+        classes = dict(zip(_KNOWN, p.tolist(), strict=True))
+        rows.append(replace(x, label=label, probability=float(p.max()), threshold=None, call=call, classes=classes))
+    return rows
+
+
+def test_several_classes_are_judged_as_a_whole_and_each_axis_and_class_as_a_finding() -> None:
+    patients = _class_patients()
+    found = _evaluate(patients, bundle=_SEVERAL)
+    labels = np.array([x.label for x in patients])
+    p = np.array([[x.classes[c] for c in _KNOWN] for x in patients])
+    calls = np.array(_KNOWN)[p.argmax(axis=1)]
+    several = found.several
+    assert several is not None
+    assert (found.events, several.classes, several.called) == (None, (4, 5, 6, 7), _KNOWN)
+    told = np.arange(60) >= 4
+    assert several.confusion == tuple(tuple(int(((labels == a) & (calls == b) & told).sum()) for b in _KNOWN) for a in several.classes)
+    assert (several.accuracy.count, several.accuracy.of) == (int((labels == calls)[told].sum()), 56)
+    assert several.balanced_accuracy is not None
+    assert several.balanced_accuracy.value == pytest.approx(np.mean([(calls == c)[told & (labels == c)].mean() for c in (4, 5, 6, 7)]))
+    truth = (labels[:, None] == np.array((4, 5, 6, 7))).astype(float)
+    every = np.insert(p, 1, 0.0, axis=1)
+    assert several.brier.value == pytest.approx(((every - truth) ** 2).sum(axis=1).mean())
+    base = ((truth.mean(axis=0) - truth) ** 2).sum(axis=1).mean()
+    assert several.scaled_brier.value == pytest.approx(1 - several.brier.value / base)
+    areas = [delong(p[:, k], (labels == c).astype(int)) for k, c in enumerate(_KNOWN)]
+    assert [auc for _, auc in several.one_against_rest] == areas
+    assert found.auc == several.mean_auc
+    assert found.auc.value == pytest.approx(np.mean([auc.value for auc in areas]))
+    assert found.auc.interval is not None
+    assert found.auc.interval.low < found.auc.value < found.auc.interval.high
+    assert several.unjudged == ("Probability of large cells",)  # every class that the bundle knows has large cells
+    axes = [f for f in found.findings if f.name.startswith("Probability")]
+    assert [f.name for f in axes] == ["Probability of a non-keratinizing type", "Probability of adenocarcinoma"]
+    assert axes[0].auc == several.axes[0][1] == delong(p[:, 1] + p[:, 2], np.isin(labels, (6, 7)).astype(int))
+    assert axes[1].labels == tuple(np.isin(labels, (5, 7)).astype(int).tolist())
+    point = axes[1].operating_point
+    assert point is not None
+    assert (point.tp, point.fn) == (int(((calls == 7) & np.isin(labels, (5, 7)) & told).sum()), point.sensitivity.of - point.tp)
+    assert len(found.findings) == 5
+    assert all(f.baselines and f.groups and f.calibration.prevalence == pytest.approx(np.mean(f.labels)) for f in found.findings)
+
+
+def test_several_classes_say_what_they_cannot_tell(tmp_path: Path) -> None:
+    found = _evaluate(_class_patients(), bundle=_SEVERAL)
+    assert any("The bundle cannot call 2 of class 5" in w and "count as wrong" in w for w in found.warnings)
+    assert any("Not judged" in w and "large cells" in w for w in found.warnings)
+    text = "\n".join(describe(found))
+    for words in (
+        "mean AUC",
+        "true class 5",
+        "never predicted    Small-cell keratinizing adenocarcinoma",
+        "-- Probability of adenocarcinoma",
+    ):
+        assert words in text
+    write_evaluation(tmp_path / "evaluation.json", found)
+    assert read_evaluation(tmp_path / "evaluation.json") == found
+
+
+def test_two_classes_of_several_are_judged_as_a_binary_system_is() -> None:
+    rng = np.random.default_rng(1)
+    labels = np.where(np.arange(80) % 4 == 0, 7, 6)
+    p = np.clip(0.4 + 0.3 * (labels == 7) + 0.2 * rng.normal(size=80), 0.01, 0.99)
+    both, calls = np.column_stack([1 - p, p]), np.where(p >= 0.5, 7, 6)
+    found = judge_several(both, labels, calls, known=(6, 7), spec=TYPING, seed=1, resamples=200)
+    assert found.mean_auc.value == pytest.approx(delong(p, (labels == 7).astype(int)).value)
+    binary = calibration(p, (labels == 7).astype(int), external=True, resamples=200, seed=1)
+    assert found.brier.value == pytest.approx(2 * binary.brier.value)
+    assert found.scaled_brier.value == pytest.approx(binary.scaled_brier.value)
+    assert found.scaled_brier.interval is not None and binary.scaled_brier.interval is not None
+    assert found.scaled_brier.interval.low == pytest.approx(binary.scaled_brier.interval.low)
+    withheld = judge_several(both, labels, np.full(80, WITHHELD), known=(6, 7), spec=TYPING, seed=1, resamples=20)
+    assert (withheld.balanced_accuracy, withheld.accuracy.value) == (None, None)
+    with pytest.raises(CohortError, match="no class that the model knows has two patients"):
+        judge_several(both, np.full(80, 6), calls, known=(6, 7), spec=TYPING, seed=1, resamples=20)
 
 
 def test_size_alone_is_a_baseline_and_adc_is_not() -> None:

@@ -132,3 +132,12 @@ def test_claim_of_a_dead_process_dies_with_it(store: StudyStore) -> None:
     claims = Claims(store.running, heartbeat_s=100)
     claim = claims.find("a-1")
     assert claim is not None and not claims.is_alive(claim)
+
+
+def test_object_that_results_share_stays_as_the_first_one_wrote_it(store: StudyStore) -> None:
+    assert store.keep_shared("1.2.3", b"first") == b"first"
+    assert store.keep_shared("1.2.3", b"second") == b"first"
+    assert store.keep_shared("1.2.4", b"second") == b"second"
+    assert sorted(path.name for path in (store.root / "shared").iterdir()) == ["1.2.3.dcm", "1.2.4.dcm"]
+    with pytest.raises(InputError, match="not a UID"):
+        store.keep_shared("../1", b"")

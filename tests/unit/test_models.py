@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
@@ -51,8 +52,8 @@ class Site:
         said = self._capsys.readouterr()
         return code, said.out + said.err
 
-    def bundle(self, version: str, *, sites: tuple[str, ...] = ("Clinic A",)) -> Path:
-        return write_bundle(self.models, SPEC, version=version, sites=sites)
+    def bundle(self, version: str, *, sites: tuple[str, ...] = ("Clinic A",), **more: Any) -> Path:
+        return write_bundle(self.models, SPEC, version=version, sites=sites, **more)
 
     def evaluation(self, bundle: Path, **changes: object) -> str:
         """Write what a promotion reads of an evaluation, with changes; ``...`` leaves a value out."""
@@ -291,11 +292,34 @@ def test_promotion_to_validated_without_evaluation_or_known_training_sites_is_re
     assert "cannot be read" in site("promote", "olnm_mri", "site-1", "--to", "validated", *PERSON, "--evaluation", "none.json")[1]
 
 
+@pytest.mark.parametrize("to", ["research", "validated"])
+def test_bundle_whose_own_run_is_invalid_is_not_promoted(site: Site, to: str) -> None:
+    bundle = site.bundle("site-1", metrics={"lie_detector_valid": 0.0, "permuted_auc": 0.71})
+    code, said = site("promote", "olnm_mri", "site-1", "--to", to, *PERSON, "--evaluation", site.evaluation(bundle))
+    assert code == 1 and "its training run is INVALID" in said and "shuffled labels" in said
+    assert not (site.models / "in_use.json").exists()
+    for version, metrics in (("site-2", {"lie_detector_valid": 1.0}), ("site-3", {"permuted_auc": 0.5})):
+        honest = site.bundle(version, metrics=metrics)
+        assert site("promote", "olnm_mri", version, "--to", to, *PERSON, "--evaluation", site.evaluation(honest))[0] == 0
+
+
+def test_bundle_of_several_classes_is_promoted_by_its_mean_area(site: Site) -> None:
+    bundle = site.bundle("site-1", classes=(4, 6, 7))
+    promote = ("promote", "olnm_mri", "site-1", "--to", "validated", *PERSON, "--evaluation")
+    assert "the evaluation is of one finding" in site(*promote, site.evaluation(bundle))[1]
+    low = {"value": 0.55, "interval": {"low": 0.45, "high": 0.65}}
+    assert "better than chance" in site(*promote, site.evaluation(bundle, events=None, auc=low))[1]
+    assert site(*promote, site.evaluation(bundle, events=None))[0] == 0
+    binary = site.bundle("site-2")
+    said = site("promote", "olnm_mri", "site-2", "--to", "validated", *PERSON, "--evaluation", site.evaluation(binary, events=None))[1]
+    assert "the evaluation is of several classes" in said
+
+
 def test_promotion_reads_what_an_evaluation_writes() -> None:
     written = TypeAdapter(Evaluation).json_schema()
     names = {"bundle_digest", "cohort_digest", "n", "events", "sites", "external", "synthetic", "auc"}
     assert names <= written["properties"].keys()
-    assert {"value", "interval"} <= written["$defs"]["Auc"]["properties"].keys()
+    assert {"value", "interval"} <= written["$defs"]["Estimate"]["properties"].keys()
     assert {"low", "high"} <= written["$defs"]["Interval"]["properties"].keys()
 
 

@@ -19,7 +19,7 @@ import pytest
 from pipelines.features.ibsi import CODES
 from pipelines.training.calibration import calibration
 from pipelines.training.discrimination import delong
-from pipelines.training.evaluate import assemble
+from pipelines.training.evaluate import assemble, judge_patients
 from pipelines.training.evaluation import BundleFacts, Evaluation, Flow, PatientRow, RefusedRow
 from pipelines.training.nomogram import Nomogram
 from pipelines.training.outcome import Outcome, read_outcome, write_outcome
@@ -98,9 +98,29 @@ def _evaluation(n: int = 60, **changes: object) -> Evaluation:
     )
     look = Look(datetime.date(2026, 3, 1), "cohort.csv", "c" * 64, "olnm_mri", "v1", "b" * 64, n, 0.8)
     refused = (RefusedRow(9, "X9", "A", 1, "bad_geometry", "slices are missing <between> 3 and 5"),)
-    flow = Flow(n + 3, int(labels.sum()) + 1, 2, refused, 1, n, int(labels.sum()), 0, {"SEG": n})
-    made = assemble(bundle, flow, patients, look=look, tally=Tally((look,), 1, 1), synthetic=False, seed=1, resamples=50)
+    events = int(labels.sum())
+    flow = Flow(n + 3, {0: n + 2 - events, 1: events + 1}, 2, refused, {1: 1}, n, {0: n - events, 1: events}, 0, {"SEG": n})
+    numbers = judge_patients(bundle, patients, seed=1, resamples=50)
+    made = assemble(bundle, flow, patients, numbers, look=look, tally=Tally((look,), 1, 1), synthetic=False, seed=1)
     return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def _several() -> Evaluation:
+    """Return an evaluation of a bundle that knows classes 4, 6 and 7, on patients of whom two are of class 5."""
+    one, rng = _evaluation(), np.random.default_rng(5)
+    labels = [*rng.choice([4, 6, 7], size=58).tolist(), 5, 5]
+    scores = rng.random((60, 3)) + 0.7 * (np.array(labels)[:, None] == np.array([4, 6, 7]))
+    scores /= scores.sum(axis=1, keepdims=True)
+    patients = [
+        replace(x, label=y, probability=float(p.max()), threshold=None, call="class", classes=dict(zip((4, 6, 7), p.tolist(), strict=True)))
+        for x, y, p in zip(one.patients, labels, scores, strict=True)
+    ]
+    rule = "the most probable class"
+    bundle = replace(one.bundle, system="histotype_mri", threshold=None, threshold_rule=rule, classes=(4, 6, 7))
+    counts = {c: labels.count(c) for c in (4, 5, 6, 7)}
+    flow = replace(one.flow, row_labels=counts, labels=counts, refused_labels={4: 1})
+    numbers, look = judge_patients(bundle, patients, seed=1, resamples=50), one.tally.looks[0]
+    return assemble(bundle, flow, patients, numbers, look=look, tally=one.tally, synthetic=False, seed=1)
 
 
 _NOTHING: dict[str, Any] = {
@@ -111,7 +131,10 @@ _NOTHING: dict[str, Any] = {
     "method_digest": "0" * 64,
     "recipe": {},
 }
-SHAPES: dict[str, Callable[[], Outcome]] = {
+_OUTSIDE = {"FIGO stage IB to IIB": (4, 17), "an age of 28 to 80 years": (9,)}
+SHAPES: dict[str, Callable[[], Outcome | Evaluation]] = {
+    "evaluated": _evaluation,
+    "several evaluated": _several,
     "whole": make_outcome,
     "classes": make_classes,
     "invalid": lambda: make_outcome(lie_detector=make_lie_detector(valid=False), synthetic=False),
@@ -121,7 +144,8 @@ SHAPES: dict[str, Callable[[], Outcome]] = {
 
 @pytest.fixture(scope="module", params=SHAPES)
 def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> _Page:
-    return _Page(write_report(SHAPES[request.param](), tmp_path_factory.mktemp(request.param)))
+    made, folder = SHAPES[request.param](), tmp_path_factory.mktemp("page")
+    return _Page(write_evaluation_report(made, folder) if isinstance(made, Evaluation) else write_report(made, folder))
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +194,7 @@ def test_synthetic_run_says_so_first(whole: _Page) -> None:
 
 
 def test_invalid_run_says_that_nothing_can_be_believed(tmp_path: Path) -> None:
-    page = _Page(write_report(SHAPES["invalid"](), tmp_path))
+    page = _Page(write_report(make_outcome(lie_detector=make_lie_detector(valid=False), synthetic=False), tmp_path))
     assert page.text.index("INVALID.") < page.text.index("Verdict")
     assert "Nothing in this report can be believed" in page.text
     assert "SYNTHETIC" not in page.text.split("Verdict")[0]
@@ -210,9 +234,44 @@ def test_evaluation_report_lists_the_refused_and_says_how_external_it_is(tmp_pat
     assert "None of the sites gave training cases: this is external validation." in page.text
     assert f"{e.auc.value:.3f}" in page.text
     assert "METRICS" not in page.text
-    unknown = _Page(write_evaluation_report(_evaluation(external=None, operating_point=None), tmp_path))
+    uncalled = tuple(replace(f, operating_point=None) for f in e.findings)
+    unknown = _Page(write_evaluation_report(_evaluation(external=None, findings=uncalled), tmp_path))
     assert "cannot count as external validation" in unknown.text
     assert "the calls of one class were all withheld" in unknown.text
+
+
+def test_several_classes_are_evaluated_as_a_whole_and_one_by_one(tmp_path: Path) -> None:
+    e = _several()
+    assert e.several
+    page = _Page(write_evaluation_report(e, tmp_path))
+    for value in (e.auc.value, e.several.brier.value, e.several.accuracy.value, *(f.auc.value for f in e.findings)):
+        assert f"{value:.3f}" in page.text
+    assert "called 7" in page.text
+    assert "called 5" not in page.text
+    assert "5: Large-cell keratinizing adenocarcinoma" in page.text
+    assert "The call is the most probable class. TP" in page.text
+    assert "1 of class 4" in page.text
+    assert all(f"ROC curve: {f.name}" in page.text for f in e.findings)
+
+
+def test_rows_outside_the_rules_stand_in_the_flow(tmp_path: Path) -> None:
+    flow = replace(make_outcome().flow, rows=243, excluded=_OUTSIDE)
+    page = _Page(write_report(make_outcome(flow=flow), tmp_path))
+    assert "2 outside the rule: FIGO stage IB to IIB" in page.text
+    assert "1 outside the rule: an age of 28 to 80 years" in page.text
+    assert "kept for evaluation" not in page.text
+
+
+def test_strongest_lines_of_the_lasso_path_are_named(whole: _Page) -> None:
+    assert "Thicker: the largest coefficients there: 1: TVUS shape Maximum3DDiameter; 2: " in whole.text
+
+
+def test_report_says_what_averaging_does_to_a_comparison(whole: _Page, tmp_path: Path) -> None:
+    o = make_outcome()
+    words = "averaged over 5 repeats, which can raise its area a little and no rival's; in the first repeat alone it was"
+    assert f"{words} {o.nested_auc_by_repeat[0]:.3f}" in whole.text
+    once = _Page(write_report(make_outcome(nested_auc_by_repeat=(o.nested_auc,)), tmp_path))
+    assert "no rival's" not in once.text
 
 
 def test_guidelines_are_complete_and_weights_add_up() -> None:
@@ -228,6 +287,7 @@ def test_facts_are_those_that_the_checklists_ask_for(make: Callable[[], Outcome]
     asked = {item.fact for one in read_checklists() for item in one.items} - {""}
     assert facts.of_training(make()).keys() <= asked
     assert facts.of_evaluation(_evaluation()).keys() <= asked
+    assert facts.of_evaluation(_several()).keys() == facts.of_evaluation(_evaluation()).keys()
 
 
 def test_nothing_is_claimed_that_the_run_cannot_know() -> None:

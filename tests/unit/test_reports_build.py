@@ -6,15 +6,17 @@ import copy
 import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
 from pydicom import Dataset
 from pydicom.sr._concepts_dict import concepts
-from pydicom.uid import RTStructureSetStorage
+from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
 from pipelines.errors import ResultError
+from pipelines.systems import catalogue
 from pipelines.types import BundleStatus, Code, Measurement, Refusal, RoiOrigin, SeriesRole
 from structured_reports import codes, wording
 from structured_reports.check import check_objects
@@ -140,8 +142,37 @@ def test_every_uid_changes_with_what_the_result_depends_on(result: Result, objec
     else:
         context = make_context(**{"station": {"station": "OTHER"}, "version": {"version": 2}}[change])
     changed = Result(sources, prediction, evidence, context).build()
-    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
-        assert {d[keyword].value for d in changed}.isdisjoint({d[keyword].value for d in objects})
+    of_others = change in ("pixel", "version", "source")  # of another sequence than the roi's: the segmentation is the same object
+    for before, after in zip(objects, changed, strict=True):
+        same = of_others and before.SOPClassUID == SegmentationStorage
+        assert (before.SOPInstanceUID == after.SOPInstanceUID) is same
+        assert (before.SeriesInstanceUID == after.SeriesInstanceUID) is same
+        assert (_encode(before) == _encode(after)) is same
+
+
+def _encode(dataset: Dataset) -> bytes:
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("origin", "shared"), [(RoiOrigin.SEG, True), (RoiOrigin.MODEL, False)])
+def test_systems_that_use_the_same_region_have_one_segmentation(origin: RoiOrigin, shared: bool) -> None:
+    one = make_result(origin=origin)
+    prediction = make_prediction(system="lvsi_mri", bundle_version="demo-9", bundle_digest="f" * 64)
+    context = replace(one.context, spec=catalogue()["lvsi_mri"], version=3, predecessor=None)
+    other = Result(one.sources, prediction, one.evidence, context)
+    first, second = (next(d for d in result.build() if d.SOPClassUID == SegmentationStorage) for result in (one, other))
+    assert (first.SOPInstanceUID == second.SOPInstanceUID) is shared
+    assert (first.SeriesInstanceUID == second.SeriesInstanceUID) is shared
+    assert (_encode(first) == _encode(second)) is shared
+    assert ("TUMOUR" in first.SeriesDescription) is shared
+
+
+def test_later_versions_keep_the_segmentation_of_the_region_that_the_bundle_drew(result: Result, objects: list[Dataset]) -> None:
+    again = Result(result.sources, result.prediction, result.evidence, replace(result.context, version=2)).build()
+    assert _encode(again[-3]) == _encode(objects[-3])
+    assert {d.SOPInstanceUID for d in again} & {d.SOPInstanceUID for d in objects} == {objects[-3].SOPInstanceUID}
 
 
 def test_report_names_its_predecessor(result: Result) -> None:
@@ -156,14 +187,14 @@ def test_versions_are_told_apart(result: Result, objects: list[Dataset]) -> None
     second = Result(result.sources, result.prediction, result.evidence, context)
     again = second.build()
     assert [d.SeriesDescription for d in again[-4:]] == [
-        "[RUO] DEMO AI OLNM v2 pages",
-        "[RUO] DEMO AI OLNM v2 SEG",
-        "[RUO] DEMO AI OLNM v2 contour",
-        "[RUO] DEMO AI OLNM v2",
+        "[RUO] DEMO OLNM v2 pages",
+        "[RUO] DEMO OLNM SEG",  # the region is still the same
+        "[RUO] DEMO OLNM v2 ROI",
+        "[RUO] DEMO OLNM v2",
     ]
     assert first_comment(again[-1]).endswith(" Version 2, replaces the result of 2026-01-02 09:30:15.")
     (refusal,) = second.refuse(REFUSAL)
-    assert refusal.SeriesDescription == "[RUO] AI OLNM v2 REFUSED"
+    assert refusal.SeriesDescription == "[RUO] OLNM v2 REFUSED"
     assert "Version 2, replaces" in first_comment(refusal)
     assert "ersion" not in first_comment(objects[-1])
 
@@ -342,7 +373,7 @@ def test_refusal_of_a_study_with_unknown_objects_is_written(result: Result) -> N
 def test_unknown_refusal_code_is_reported_as_technical_failure(result: Result) -> None:
     (report,) = result.refuse(Refusal("olnm_mri", "Occult", "BUNDLE", ("The bundle is damaged.",), failed=True))
     assert "R.FAILURE" in {i.ConceptCodeSequence[0].CodeValue for i in _items(report) if i.ValueType == "CODE"}
-    assert report.SeriesDescription == "[RUO] AI OLNM FAILED"
+    assert report.SeriesDescription == "[RUO] OLNM FAILED"
 
 
 @pytest.mark.parametrize(
@@ -404,4 +435,4 @@ def test_probability_is_never_worded_as_certainty(probability: float, words: str
 def test_validated_bundle_still_says_research_use_only() -> None:
     assert wording.banner(BundleStatus.VALIDATED, EN) == "RESEARCH USE ONLY"
     prediction = make_prediction()
-    assert wording.series_description(prediction.finding, "SEG", version=1, status=BundleStatus.RESEARCH) == "[RUO] AI OLNM SEG"
+    assert wording.series_description(prediction.finding, "SEG", version=1, status=BundleStatus.RESEARCH) == "[RUO] OLNM SEG"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipelines.types import Contribution, Measurement, SeriesRole
-from structured_reports.canvas import AGAINST, BACKGROUND, FOR, OUTLINE, colour_map
+from structured_reports.canvas import AGAINST, BACKGROUND, FOR, OUTLINE, Page, colour_map
 from structured_reports.context import Predecessor
+from structured_reports.facts import draw_facts
 from structured_reports.heatmap import draw_heatmap
 from structured_reports.images import key_slice
 from structured_reports.language import load_messages
 from structured_reports.summary import draw_summary
-from tests.results import ADC, CREATED_AT, MM2_S, Result, make_context, make_prediction, make_result
+from tests.results import ADC, CREATED_AT, MM2_S, Result, make_classes, make_context, make_prediction, make_result, make_ultrasound
 
 EN = load_messages("en")
 
@@ -36,10 +38,10 @@ def test_colour_map_is_monotone_in_lightness() -> None:
 @pytest.mark.parametrize("role", [SeriesRole.T1W, SeriesRole.T2W_FS, SeriesRole.DWI])
 def test_outline_has_the_size_of_the_region_at_the_scale_of_the_bar(result: Result, role: SeriesRole) -> None:
     index = key_slice(result.evidence, role)
-    pixels = draw_heatmap(result.prediction, result.evidence, role=role, index=index, say=EN)
+    pixels = draw_heatmap(result.prediction, result.evidence, result.context, role=role, index=index, say=EN)
     rows, columns = np.nonzero(is_colour(pixels, OUTLINE))
     volume, mask = result.evidence.volumes[role].volume, result.evidence.rois[role].array[index]
-    bar = np.nonzero((pixels[542:546, 16:300] > 220).all(axis=(0, 2)))[0]
+    bar = np.nonzero((pixels[546:550, 16:300] > 220).all(axis=(0, 2)))[0]
     mm_per_pixel = 20.0 / len(bar)
     height_mm, width_mm = np.ptp(np.nonzero(mask), axis=1) * volume.spacing[1:]
     tolerance = max(volume.spacing[1:]) + 2 * mm_per_pixel
@@ -52,9 +54,9 @@ def test_page_says_so_where_the_map_is_empty(result: Result) -> None:
     role = SeriesRole.DWI
     flat = result.evidence.activation_maps[role].with_array(np.zeros_like(result.evidence.activation_maps[role].array))
     empty = replace(result.evidence, activation_maps={role: flat})
-    pages = [draw_heatmap(result.prediction, evidence, role=role, index=8, say=EN) for evidence in (result.evidence, empty)]
-    assert (pages[0][560:600] != pages[1][560:600]).any()
-    over = pages[1][100:556, 500:950]
+    pages = [draw_heatmap(result.prediction, evidence, result.context, role=role, index=8, say=EN) for evidence in (result.evidence, empty)]
+    assert (pages[0][566:596] != pages[1][566:596]).any()
+    over = pages[1][104:560, 500:950]
     coloured = np.ptp(over.astype(int), axis=-1) > 8
     assert not (coloured & ~is_colour(over, OUTLINE)).any()
 
@@ -87,6 +89,62 @@ def test_summary_names_the_version_from_the_second_on(result: Result) -> None:
     assert right[0] < right[1] < right[2]
 
 
+def rows_of_text(pixels: np.ndarray) -> int:
+    """Return how many lines of text the right-hand column of the summary has."""
+    written = (pixels[292:706, 640:1000].max(axis=-1) > 90).any(axis=1)
+    return int(np.count_nonzero(np.diff(written.astype(int)) == 1))
+
+
+def test_summary_lists_every_series_whatever_the_flags(result: Result) -> None:
+    """Nothing gives way in silence: with long flags the rows are smaller, and what has no room is counted."""
+    flag = "not verified, made for patients with: no lymph node of 10 mm or more in short axis, and no necrotic or irregular one on MRI"
+    plain, one, many = (
+        rows_of_text(draw_summary(result.prediction, result.evidence, make_context(), say=EN, flags=(flag,) * n)) for n in (0, 1, 6)
+    )
+    assert plain == 1 + 5 + 2 + 1 + 3  # tumour with its measures and whose region it is; series
+    assert one == plain + 1 + 3
+    assert many >= plain + 1 + 2
+
+
+class Recorded(Page):
+    """A page that remembers what was written on it."""
+
+    def __init__(self) -> None:
+        super().__init__(1024, 768)
+        self.written: list[str] = []
+
+    def text(self, xy: tuple[float, float], words: str, **style: Any) -> float:
+        self.written.append(words)
+        return super().text(xy, words, **style)
+
+
+@pytest.mark.parametrize(("n_flags", "cut"), [(0, False), (2, False), (30, True)])
+def test_column_counts_what_it_leaves_out(result: Result, n_flags: int, cut: bool) -> None:
+    page = Recorded()
+    draw_facts(page, result.evidence, ("a short flag",) * n_flags, EN, left=640, top=292, right=1000, bottom=708)
+    told = sum(int(words.split()[1]) for words in page.written if words.startswith("+ "))
+    listed = sum(page.written.count(words) for words in ("a short flag", "T1W", "T2W_FS", "DWI"))
+    assert listed + told == n_flags + 3
+    assert bool(told) == cut
+
+
+PAGES = {
+    "mr": make_result,
+    "classes": make_classes,
+    "ultrasound": make_ultrasound,
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_corners_stay_free_for_the_viewer_s_own_words(name: str) -> None:
+    """OHIF writes date and series to the upper left, window and image number to the lower corners."""
+    captures = [d for d in PAGES[name]().build() if d.Modality == "OT"]
+    assert len(captures) >= 4
+    for pixels in (d.pixel_array for d in captures):
+        for corner in (pixels[:92, :110], pixels[:60, :170], pixels[:92, -110:], pixels[-48:, :110], pixels[-48:, -110:]):
+            assert is_colour(corner, BACKGROUND).all()
+
+
 def test_crowded_pages_keep_their_margins(result: Result) -> None:
     crowded = replace(
         result.evidence,
@@ -96,7 +154,7 @@ def test_crowded_pages_keep_their_margins(result: Result) -> None:
     prediction = make_prediction(title="A very long title " * 6, flags=("a flag with many words " * 9,) * 6, threshold=0.999)
     late = make_context(station="A" * 16, version=12, predecessor=Predecessor("2.25.1", "2.25.2", created_at=CREATED_AT))
     pages = [draw_summary(prediction, crowded, late, say=EN, flags=prediction.flags)]
-    pages.append(draw_heatmap(prediction, crowded, role=SeriesRole.DWI, index=8, say=EN))
+    pages.append(draw_heatmap(prediction, crowded, late, role=SeriesRole.DWI, index=8, say=EN))
     for pixels in pages:
         for edge in (pixels[:4], pixels[-3:], pixels[:, :12], pixels[:, -12:]):
             assert is_colour(edge, BACKGROUND).all()

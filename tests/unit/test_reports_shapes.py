@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from pydicom import Dataset
 
 from pipelines.errors import ConfigError, ResultError
 from pipelines.imaging.scoord import fill
+from pipelines.systems import catalogue
 from pipelines.types import BundleStatus, Code, FrameRegion, Outcome, Refusal, RoiOrigin, SeriesRole
 from structured_reports import canvas, codes, wording
 from structured_reports.canvas import AGAINST, FOR, MUTED
@@ -273,6 +275,30 @@ def test_every_model_has_a_device_of_its_own(result: Result) -> None:
     assert len({i.DeviceUID for i in ours}) == 2
 
 
+def beside(result: Result) -> list[str]:
+    """Return what OHIF writes beside the outline: the names of the first five numbers."""
+    graphic = next(d for d in result.build() if d.SeriesNumber == 9202)
+    return [i.ConceptNameCodeSequence[0].CodeMeaning for i in items(graphic) if i.ValueType == "NUM" and i.RelationshipType == "CONTAINS"][
+        :5
+    ]
+
+
+def test_numbers_beside_the_outline_are_the_five_that_count(result: Result) -> None:
+    said = ["DEMO, RESEARCH ONLY: OLNM probability", "Decision threshold of the probability", "Long axis", "Short axis", "Volume"]
+    assert beside(result) == said
+    research = make_prediction(bundle_status=BundleStatus.RESEARCH)
+    assert beside(replace(result, prediction=research))[0] == "RESEARCH ONLY: OLNM probability"
+    assert beside(replace(result, prediction=make_prediction(call="withheld")))[1].startswith("NO CALL")
+    assert beside(make_classes())[1].startswith("Probability of Large-cell non-keratinizing squamous")
+
+
+def test_names_beside_the_outline_are_short_enough_for_the_edge_of_the_image() -> None:
+    for spec in catalogue().values():
+        for status in BundleStatus:
+            code = codes.beside_outline(spec.finding, status)
+            assert len(code.meaning) <= 40 and len(code.value) <= 16
+
+
 def test_graphic_report_can_be_left_out(result: Result) -> None:
     objects = replace(result, context=make_context(graphic=False)).build()
     assert [d.SeriesNumber for d in objects[-2:]] == [9101, 9201]
@@ -289,15 +315,40 @@ def test_translations_have_the_keys_and_placeholders_of_english() -> None:
     assert fit_text(load_messages("zh")("status.research"), "GB18030") == "仅供研究使用"
 
 
+def test_phrases_are_sentences_that_the_analysis_says() -> None:
+    """A sentence that is worded anew there would stay English here, unnoticed."""
+    root = Path(wording.__file__).parents[1]
+    sources = " ".join(path.read_text() for folder in ("pipelines", "node") for path in (root / folder).rglob("*.py"))
+    for key, words in load_messages("zh").table.items():
+        if key.startswith("phrase."):
+            template = key.removeprefix("phrase.")
+            assert set(re.findall(r"\{(\w+)\}", template)) == set(re.findall(r"\{(\w+)\}", words)), key
+            for piece in re.split(r"\{\w+\}", template):
+                parts = re.split(r"(?<=slice)s? (?=between)|(?<=s/mm2) ", piece)  # where the source puts the sentence together
+                assert all(part.strip(": ") in sources for part in parts), f"{piece!r} of {key!r}"
+
+
+def test_flags_and_reasons_are_said_in_the_language_of_the_report(result: Result) -> None:
+    zh = load_messages("zh")
+    (flag,) = result.prediction.flags
+    assert zh.translate(flag) == f"150 个特征中有 2 个超出训练范围：{flag.partition(': ')[2]}"
+    assert zh.translate("no DWI with b near 800 s/mm2 series found") == "未找到 b 值接近 800 s/mm2 的 DWI 序列"
+    assert zh.translate("words of another kind") == "words of another kind"
+    assert EN.translate(flag) == flag
+    chinese = replace(result, context=make_context(language="zh"))
+    (refused,) = chinese.refuse(Refusal("olnm_mri", "t", "MISSING_SEQUENCE", ("no T1W series found",)))
+    assert "未找到 T1W 序列" in texts(refused)
+
+
 def test_unknown_language_is_refused() -> None:
     with pytest.raises(ConfigError, match="no words for the language 'tlh'"):
         load_messages("tlh")
 
 
 def test_language_and_font_are_part_of_every_uid(result: Result) -> None:
-    english = {d.SOPInstanceUID for d in result.build()}
-    chinese = {d.SOPInstanceUID for d in replace(result, context=make_context(language="zh")).build()}
-    assert english.isdisjoint(chinese)
+    chinese = replace(result, context=make_context(language="zh"))
+    first, second = ({d.SOPInstanceUID for d in r.build() if d.Modality != "SEG"} for r in (result, chinese))  # a segmentation has no words
+    assert first.isdisjoint(second)
 
 
 def test_pages_without_a_font_for_their_letters_are_english(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:

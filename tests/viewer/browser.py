@@ -40,6 +40,22 @@ _SCROLL = f"async index => {{ await {_VIEWPORT}.setImageIdIndex(index); {_VIEWPO
 _SHAPES = """() => [...document.querySelectorAll('[data-cy=viewport-pane] svg.svg-layer polyline')].map(e => e.getAttribute('points'))
     .concat([...document.querySelectorAll('[data-cy=viewport-pane] svg.svg-layer path')].map(e => e.getAttribute('d')))"""
 
+# OHIF's own words and icons over the image, as (left, top, right, bottom) of the canvas.
+_OVERLAYS = f"""() => {{
+    const origin = document.querySelector('{_CANVAS}').getBoundingClientRect(), pane = document.querySelector('[data-cy=viewport-pane]');
+    const boxes = [...pane.querySelectorAll('svg:not(.svg-layer)')].map(e => e.getBoundingClientRect());
+    const walk = document.createTreeWalker(pane, NodeFilter.SHOW_TEXT), range = document.createRange();
+    while (walk.nextNode()) {{ range.selectNodeContents(walk.currentNode); boxes.push(range.getBoundingClientRect()) }}
+    return boxes.filter(b => b.width > 1 && b.height > 1)
+        .map(b => [b.left - origin.left, b.top - origin.top, b.right - origin.left, b.bottom - origin.top]);
+}}"""
+
+_CUT = f"""() => {{
+    const canvas = document.querySelector('{_CANVAS}').getBoundingClientRect();
+    return [...document.querySelectorAll('[data-cy=viewport-pane] svg.svg-layer tspan')]
+        .filter(e => e.getBoundingClientRect().right > canvas.right).map(e => e.textContent);
+}}"""
+
 
 @dataclass(frozen=True, eq=False)
 class Shown:
@@ -123,15 +139,15 @@ class Ohif:
         self.page.get_by_role("button", name="Yes").click()
         return self.wait_for(lambda shown: bool(shown.coloured.any()), what="the segmentation is drawn")
 
-    def open_contour(self, description: str) -> tuple[Shown, NDArray[np.float64], str]:
-        """Open a report with a contour; return what is shown, the points drawn as (x, y) of the canvas, and the words beside them."""
+    def open_contour(self, description: str) -> tuple[Shown, NDArray[np.float64], list[str]]:
+        """Open a report with a contour; return what is shown, the points drawn as (x, y) of the canvas, and the lines beside them."""
         self.open_series(description)
         layer = self.page.locator("[data-cy=viewport-pane] svg.svg-layer")
-        wait_until(lambda: "Probability" in (layer.first.text_content() or ""), seconds=PATIENCE_S, what="the numbers are drawn")
+        wait_until(lambda: "RESEARCH ONLY" in (layer.first.text_content() or ""), seconds=PATIENCE_S, what="the numbers are drawn")
         shapes = [re.findall(r"-?\d+(?:\.\d+)?", shape or "") for shape in self.page.evaluate(_SHAPES)]
         longest = max(shapes, key=len)
-        words = " ".join(layer.first.locator("tspan").all_text_contents())
-        return self.shown(), np.array(longest, dtype=float).reshape(-1, 2), words
+        lines = layer.first.locator("tspan").all_text_contents()
+        return self.shown(), np.array(longest, dtype=float).reshape(-1, 2), lines
 
     def shown(self) -> Shown:
         """Return what the viewport shows now."""
@@ -154,6 +170,14 @@ class Ohif:
 
         found: Shown = wait_until(look, seconds=PATIENCE_S, what=what)
         return found
+
+    def overlays(self) -> list[tuple[int, int, int, int]]:
+        """Return where OHIF writes over the image, as (left, top, right, bottom) of the canvas."""
+        return [(int(box[0]), int(box[1]), int(box[2]) + 1, int(box[3]) + 1) for box in self.page.evaluate(_OVERLAYS)]
+
+    def cut_lines(self) -> list[str]:
+        """Return the lines of text drawn with an outline that do not end within the viewport."""
+        return [str(line) for line in self.page.evaluate(_CUT)]
 
     def scroll_to(self, index: int) -> None:
         """Show another image of the series."""

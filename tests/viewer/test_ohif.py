@@ -15,6 +15,7 @@ from tests.viewer.cases import ULTRASOUND, Case
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # software rendering on a busy machine
 
 Studies = dict[str, Case]
+_DARK = 40  # brightest level of the background of a page and of what lies around it
 
 
 def _has(text: str, *lines: str) -> None:
@@ -157,14 +158,21 @@ def test_contour_is_drawn_with_its_numbers(ohif: Ohif, studies: Studies, name: s
     case = studies[name]
     report = case.objects["gfx"]
     ohif.open_study(case.study_instance_uid)
-    shown, points, words = ohif.open_contour(case.description("gfx"))
+    shown, points, lines = ohif.open_contour(case.description("gfx"))
     ohif.keep(f"{name}-contour")
     image = _region(report).ContentSequence[0].ReferencedSOPSequence[0]
     assert shown.sop_instance_uid == image.ReferencedSOPInstanceUID
+    assert shown.pixels.any(), "a black viewport"
     assert shown.frame == (image.get("ReferencedFrameNumber") or 1)
     assert _distance(shown, points, report, case.sources[shown.sop_instance_uid]) < 1
-    _has(words, "Probability of ", " %", "{pixels}" if name == "uncalibrated" else "m")  # ml or mm
-    assert name != "uncalibrated" or " mm" not in words
+    expected = ["DEMO, RESEARCH ONLY: ", "Decision threshold of the probability: ", "Long axis: ", "Short axis: "]
+    expected += [] if name in ULTRASOUND else ["Volume: "]
+    for line, words in zip(lines, expected, strict=False):
+        assert line.startswith(words), lines
+    assert len(lines) == (4 if name == "uncalibrated" else 5), "OHIF shows as many"
+    assert ohif.cut_lines() == [], "no line runs out of the viewport"
+    units = ["%", "%", *["{pixels}" if name == "uncalibrated" else "mm"] * 2, *([] if name in ULTRASOUND else ["ml"])]
+    assert [line.split()[-1] for line in lines[: len(units)]] == units
 
 
 @pytest.mark.parametrize("name", ["phantom", "chinese", *ULTRASOUND])
@@ -179,6 +187,31 @@ def test_captures_are_displayed(ohif: Ohif, studies: Studies, name: str) -> None
             lambda shown, d=capture, p=picture: shown.sop_instance_uid == d.SOPInstanceUID and _agrees(shown, p, d), what=f"capture {i + 1}"
         )
         ohif.keep(f"{name}-capture-{i + 1}")
+        assert _hidden(ohif) == []
+
+
+@pytest.mark.parametrize("size", [(1366, 768), (1280, 1024), (1920, 1080)])
+def test_captures_keep_out_of_the_corners_on_every_screen(ohif: Ohif, studies: Studies, size: tuple[int, int]) -> None:
+    case = studies["phantom"]
+    ohif.page.set_viewport_size({"width": size[0], "height": size[1]})
+    ohif.open_study(case.study_instance_uid)
+    ohif.open_captures(case.description("sc1"), case.captures[0])
+    for i in (0, len(case.captures) - 1):
+        ohif.scroll_to(i)
+        capture = case.captures[i]
+        ohif.wait_for(
+            lambda shown, d=capture: shown.sop_instance_uid == d.SOPInstanceUID and _agrees(shown, d.pixel_array, d),
+            what=f"capture {i + 1}",
+        )
+        ohif.keep(f"phantom-capture-{i + 1}-at-{size[0]}x{size[1]}")
+        assert _hidden(ohif) == []
+
+
+def _hidden(ohif: Ohif) -> list[tuple[int, int, int, int]]:
+    """Return the places where OHIF writes over something that a page shows."""
+    boxes, pixels = ohif.overlays(), ohif.shown().pixels
+    assert len(boxes) >= 4, "date, series, window and number of the image"
+    return [b for b in boxes if pixels[max(b[1], 0) : b[3], max(b[0], 0) : b[2]].max(initial=0) > _DARK]
 
 
 def _agrees(shown: Shown, picture: NDArray[np.uint8], capture: Dataset) -> bool:

@@ -1,15 +1,12 @@
-"""Whether to believe it: the lie detector, the sample size, several classes, and how to make it again."""
+"""Whether to believe it: the lie detector, the sample size, and how to make it again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipelines.training.outcome import LieDetector, Outcome, SeveralClasses
-from pipelines.training.pages import curves
+from pipelines.training.outcome import LieDetector, Outcome
 from pipelines.training.pages.markup import (
-    NONE,
     Markup,
-    area,
     bounds,
     bullets,
     count,
@@ -17,7 +14,6 @@ from pipelines.training.pages.markup import (
     number,
     paragraph,
     section,
-    shorten,
     side_by_side,
     table,
     tag,
@@ -96,36 +92,6 @@ def sample_size(o: Outcome) -> Markup:
     )
     lines = paragraph(f"{variables}{judged}.")
     return section("Sample size", lines, table("Patients needed", ("Criterion", "Patients"), rows, note=note))
-
-
-def several_classes(o: Outcome, s: SeveralClasses) -> Markup:
-    """Return the judgement of a system of several classes."""
-    most = max((n for row in s.confusion for n in row), default=0) or 1
-    rows: list[tuple[object, ...]] = []
-    for k, row in enumerate(s.confusion):
-        cells = [tag("div", n, class_="heat", style=f"--share:{n / most:.2f}") for n in row]
-        rows.append((f"{s.classes[k]}: {s.words[k]}", *cells, number(row[k] / sum(row)) if sum(row) else NONE))
-    heads = ("True class", *(f"called {c}" for c in s.classes), "Share right")
-    matrix = table(
-        "Confusion matrix, nested", heads, rows, note="A row per true class, a column per call. Each patient by models without it."
-    )
-    apparent = number(o.apparent_auc)
-    numbers = [
-        ("Mean one-against-rest AUC, nested", number(o.nested_auc)),
-        ("The same on the training rows (optimistic)", apparent),
-        ("Optimism", number(o.optimism, sign=True)),
-        ("Accuracy, nested", number(s.accuracy)),
-        ("Balanced accuracy, nested", number(s.balanced_accuracy)),
-    ]
-    forest = [curves.Row(shorten(words, 40), auc.value, auc.interval) for words, auc in zip(s.words, s.one_against_rest, strict=True)]
-    forest += [curves.Row(shorten(words, 40), auc.value, auc.interval, kind="rival") for words, auc in s.axes]
-    absent = paragraph(f"Not in the cohort, so never predicted: {', '.join(s.absent)}.") if s.absent else ""
-    areas = curves.draw_forest("One class against the rest", forest, "Blue: classes. Orange: the binary axes that classes share.")
-    listed = [(words, area(auc)) for words, auc in (*zip(s.words, s.one_against_rest, strict=True), *s.axes)]
-    beside = side_by_side(
-        table("In numbers", ("Measure", "Value"), numbers), table("Areas", ("Class or axis", "AUC (95 % interval)"), listed)
-    )
-    return section("Performance", matrix, absent, beside, areas)
 
 
 def reproducibility(rows: Mapping[str, object], versions: Mapping[str, str]) -> Markup:

@@ -51,11 +51,15 @@ def draw_roc(
     seed: int,
     point: tuple[float, float] | None,
     other: tuple[str, RocCurve] | None = None,
+    of: str = "",
 ) -> Markup:
-    """Draw the ROC curve with its band; ``point`` is (sensitivity, specificity) where calls are made."""
+    """Draw the ROC curve with its band; ``point`` is (sensitivity, specificity) where calls are made.
+
+    ``of`` names what is judged, here and in the other figures, where a page has several of the same.
+    """
     x, y = (Axis(label, 0, 1, _UNIT.ticks, _UNIT.words) for label in ("1 − specificity", "Sensitivity"))
     words = f"ROC curve from (0, 0) to (1, 1), area {area(auc)}."
-    chart = Chart("ROC curve", words, x, y)
+    chart = Chart(titled("ROC curve", of), words, x, y)
     rates, low, high = (v.tolist() for v in roc_band(scores, labels, seed=seed))
     chart.band(rates, low, high, "model")
     chart.plot((0, 1), (0, 1), "reference")
@@ -72,12 +76,17 @@ def draw_roc(
     return chart.figure(band + at)
 
 
-def draw_calibration(c: Calibration, scores: FloatArray, labels: Labels) -> Markup:
+def titled(title: str, of: str) -> str:
+    """Return a figure's title with the name of what it is about."""
+    return f"{title}: {of}" if of else title
+
+
+def draw_calibration(c: Calibration, scores: FloatArray, labels: Labels, *, of: str = "") -> Markup:
     """Draw the smooth calibration curve, groups with Wilson intervals, and where the patients are."""
     x = Axis("Predicted probability", 0, 1, _UNIT.ticks, _UNIT.words)
     y = Axis("Observed share with the finding", -0.16, 1, _UNIT.ticks, _UNIT.words)
     words = f"Observed against predicted risk; slope {estimate(c.slope)}, ICI {estimate(c.ici)}."
-    chart = Chart("Calibration", words, x, y)
+    chart = Chart(titled("Calibration", of), words, x, y)
     chart.plot((0, 1), (0, 1), "reference")
     for b in c.hosmer_lemeshow.groups:
         if b.observed.wilson and b.observed.value is not None:
@@ -101,33 +110,34 @@ def _draw_rug(chart: Chart, scores: FloatArray, labels: Labels) -> None:
         chart.plot((p, p), (low, high), "rug event" if label else "rug rest")
 
 
-def draw_decision_curve(curve: DecisionCurve) -> Markup:
+def draw_decision_curve(curve: DecisionCurve, *, of: str = "") -> Markup:
     """Draw net benefit of the model, of treating all and of treating none."""
     top = max(max(curve.model), max(curve.treat_all), 0.05) * 1.08
     low, high = curve.thresholds[0], curve.thresholds[-1]
     x, y = Axis.of("Threshold probability", low, high, digits=2), Axis.of("Net benefit", -top / 5, top)
     better = [t for t, m, a in zip(curve.thresholds, curve.model, curve.treat_all, strict=True) if m > max(a, 0.0)]
     said = f"The model has the highest net benefit at {len(better)} of {len(curve.thresholds)} thresholds."
-    chart = Chart("Decision curve", said, x, y)
+    chart = Chart(titled("Decision curve", of), said, x, y)
     chart.plot(curve.thresholds, curve.treat_none, "reference")
     chart.plot(curve.thresholds, curve.treat_all, "rival")
     chart.plot(curve.thresholds, curve.model, "model")
-    span = high - low
-    chart.legend([("model", "model"), ("treat all", "rival"), ("treat none", "reference")], x=low + 0.68 * span, y=top * 0.95)
+    free = top * (0.4 if min(curve.model) > top / 2 else 0.95)  # below the lines where the finding is common, else above them
+    chart.legend([("model", "model"), ("treat all", "rival"), ("treat none", "reference")], x=low + 0.68 * (high - low), y=free)
     return chart.figure(
         f"Net benefit per patient, in true positives, at threshold probabilities of {low:.2f} to {high:.2f}. {said} No interval is drawn: "
         "differences of a few thousandths are noise at this number of patients."
     )
 
 
-def draw_probabilities(scores: FloatArray, labels: Labels, threshold: float | None) -> Markup:
+def draw_probabilities(scores: FloatArray, labels: Labels, threshold: float | None, *, of: str = "") -> Markup:
     """Draw how the probabilities of patients with and without the finding are spread."""
     edges = np.linspace(0, 1, _BINS + 1)
     shares = [np.histogram(scores[labels == k], edges)[0] / max(int((labels == k).sum()), 1) for k in (1, 0)]
     most = max(float(s.max()) for s in shares) * 1.25
     ticks = Axis.of("", -most, most, parts=4)
     y = Axis("Share of the class", -most, most, ticks.ticks, tuple(w.lstrip("−") for w in ticks.words))
-    chart = Chart("Probabilities by class", "Histograms, with the finding upwards, without it downwards.", Axis.of("Probability", 0, 1), y)
+    words = "Histograms, with the finding upwards, without it downwards."
+    chart = Chart(titled("Probabilities by class", of), words, Axis.of("Probability", 0, 1), y)
     for direction, kind, values in ((1, "event", shares[0]), (-1, "rest", shares[1])):
         for left, right, value in zip(edges[:-1], edges[1:], values, strict=True):
             (x0, y0), (x1, y1) = chart.place(left, max(direction * value, 0)), chart.place(right, min(direction * value, 0))

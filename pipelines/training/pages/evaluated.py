@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from pipelines.training.evaluation import Evaluation
-from pipelines.training.intervals import Labels
-from pipelines.training.pages import curves
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipelines.training.evaluation import Evaluation, Finding
+from pipelines.training.pages import curves, performance
 from pipelines.training.pages.markup import (
     NONE,
     Markup,
     area,
     bounds,
     count,
+    join,
     named,
     number,
     p_value,
@@ -21,18 +25,48 @@ from pipelines.training.pages.markup import (
     side_by_side,
     stacked,
     table,
+    tag,
 )
-from pipelines.types import FloatArray
 
 
-def overview(e: Evaluation) -> Markup:
-    """Return the area under the curve beside what training promised and what size alone does."""
+def parts(e: Evaluation, f: Finding) -> Iterator[tuple[str, Markup]]:
+    """Yield the judgement of one finding, part by part with its heading; figures are named where there is more than one finding."""
+    of = f.name if e.several else ""
+    scores, labels = np.array(f.probabilities), np.array(f.labels, dtype=np.int64)
+    yield "Performance", _overview(e, f, of)
+    point, other = f.operating_point, next(((b.name, b.roc) for b in f.baselines), None)
+    at = None
+    if point and point.sensitivity.value is not None and point.specificity.value is not None:
+        at = point.sensitivity.value, point.specificity.value
+    roc = curves.draw_roc(f.roc, f.auc, scores, labels, seed=e.seed, point=at, other=other, of=of)
+    yield "Discrimination", side_by_side(roc, curves.draw_probabilities(scores, labels, e.bundle.threshold, of=of))
+    yield "Calibration", performance.calibrated(f.calibration, scores, labels, of=of)
+    yield "Clinical usefulness", performance.usefulness(f.decision_curve, of=of)
+    yield "Operating point", _operating(e, f)
+    yield "Sites and scanners", _groups(f)
+
+
+def each_finding(e: Evaluation) -> Markup:
+    """Return each axis and class judged as a finding of its own."""
+    intro = paragraph(
+        "Each axis, and each class against the rest, judged as a system with that one finding would be. A call is positive where the class "
+        "called is that class, or lies on that side of the axis. These are many looks at the same patients: their p values are not "
+        "adjusted for one another."
+    )
+    opened = []
+    for f in e.findings:
+        content = join(join([tag("h3", title), content]) for title, content in parts(e, f))
+        opened.append(tag("details", tag("summary", f"{f.name}: AUC {area(f.auc)}"), content))
+    return section("Axes and classes", intro, *opened)
+
+
+def _overview(e: Evaluation, f: Finding, of: str) -> Markup:
     rows = [
-        (named("This cohort", e.auc.interval.method), number(e.auc.value), bounds(e.auc.interval)),
-        (named("This cohort", "DeLong, as pROC prints it"), number(e.auc.value), bounds(e.auc.interval_normal)),
-        (named("This cohort", "stratified bootstrap"), number(e.auc.value), bounds(e.auc_bootstrap)),
+        (named("This cohort", f.auc.interval.method), number(f.auc.value), bounds(f.auc.interval)),
+        (named("This cohort", "DeLong, as pROC prints it"), number(f.auc.value), bounds(f.auc.interval_normal)),
+        (named("This cohort", "stratified bootstrap"), number(f.auc.value), bounds(f.auc_bootstrap)),
     ]
-    trained = e.bundle.training_metrics.get("nested_auc")
+    trained = None if e.several else e.bundle.training_metrics.get("nested_auc")
     rows += [(named("In training, nested", e.bundle.training_statement), number(trained), NONE)] if trained is not None else []
     heads = ("Area under the ROC curve", "AUC", "95 % interval")
     against = [
@@ -45,34 +79,26 @@ def overview(e: Evaluation) -> Markup:
             p_value(b.p_holm),
             p_value(b.p_bonferroni),
         )
-        for b in e.baselines
+        for b in f.baselines
     ]
     columns = ("Size alone", "AUC", "Model minus size", "Z", "p", "p, Holm", "p, Bonferroni")
     rivals = table("Does the model add anything to size?", columns, against, note="Paired DeLong tests.") if against else ""
-    forest = [curves.Row("model", e.auc.value, e.auc.interval)]
-    forest += [curves.Row(b.name, b.auc.value, b.auc.interval, kind="rival") for b in e.baselines]
+    forest = [curves.Row("model", f.auc.value, f.auc.interval)]
+    forest += [curves.Row(b.name, b.auc.value, b.auc.interval, kind="rival") for b in f.baselines]
     forest += [
-        curves.Row(shorten(f"{g.variable} {g.name} (n = {g.n})", 40), g.auc.value, g.auc.interval, kind="dim") for g in e.groups if g.auc
+        curves.Row(f"{shorten(f'{g.variable} {g.name}', 28)} (n = {g.n})", g.auc.value, g.auc.interval, kind="dim")
+        for g in f.groups
+        if g.auc
     ]
-    picture = curves.draw_forest("Areas beside each other", forest, "Whiskers are 95 % intervals; dashed line: chance.")
-    return section("Performance", table("Discrimination", heads, rows), rivals, picture)
+    title = curves.titled("Areas beside each other", of)
+    picture = curves.draw_forest(title, forest, "Whiskers are 95 % intervals; dashed line: chance.")
+    return join([table("Discrimination", heads, rows), rivals, picture])
 
 
-def discrimination(e: Evaluation, scores: FloatArray, labels: Labels) -> Markup:
-    """Return the ROC curve, with that of size alone, and the spread of the probabilities."""
-    point, other = e.operating_point, next(((b.name, b.roc) for b in e.baselines), None)
-    at = None
-    if point and point.sensitivity.value is not None and point.specificity.value is not None:
-        at = point.sensitivity.value, point.specificity.value
-    roc = curves.draw_roc(e.roc, e.auc, scores, labels, seed=e.seed, point=at, other=other)
-    return section("Discrimination", side_by_side(roc, curves.draw_probabilities(scores, labels, e.bundle.threshold)))
-
-
-def operating(e: Evaluation) -> Markup:
-    """Return what the calls were worth."""
-    x = e.operating_point
+def _operating(e: Evaluation, f: Finding) -> Markup:
+    x = f.operating_point
     if x is None:
-        return section("Operating point", paragraph("None: the calls of one class were all withheld."))
+        return paragraph("None: the calls of one class were all withheld.")
     rows = [
         ("Sensitivity", share(x.sensitivity), bounds(x.sensitivity.clopper_pearson)),
         ("Specificity", share(x.specificity), bounds(x.specificity.clopper_pearson)),
@@ -83,15 +109,13 @@ def operating(e: Evaluation) -> Markup:
         ("F1", number(x.f1), NONE),
     ]
     b, withheld = e.bundle, f" {count(e.flow.withheld, 'patient')} without a call are left out." if e.flow.withheld else ""
-    words = (
-        f"Threshold {number(b.threshold)}, {b.threshold_rule}; frozen in training. TP {x.tp}, FP {x.fp}, TN {x.tn}, FN {x.fn}.{withheld}"
-    )
+    rule = f"Threshold {number(b.threshold)}, {b.threshold_rule}; frozen in training" if b.threshold else f"The call is {b.threshold_rule}"
+    words = f"{rule}. TP {x.tp}, FP {x.fp}, TN {x.tn}, FN {x.fn}.{withheld}"
     heads = ("Measure", "Value (Wilson interval), counts", "Clopper–Pearson")
-    return section("Operating point", paragraph(words), table("The calls as they were made", heads, rows))
+    return join([paragraph(words), table("The calls as they were made", heads, rows)])
 
 
-def groups(e: Evaluation) -> Markup:
-    """Return what the bundle did at each site and on each scanner."""
+def _groups(f: Finding) -> Markup:
     rows = [
         (
             g.variable,
@@ -103,8 +127,8 @@ def groups(e: Evaluation) -> Markup:
             stacked(g.sensitivity),
             stacked(g.specificity),
         )
-        for g in e.groups
+        for g in f.groups
     ]
     heads = ("Variable", "Group", "Patients (with finding)", "Mean predicted", "AUC", "p, others", "Sensitivity", "Specificity")
     note = "p, others: unpaired DeLong test against all other patients, not adjusted for the number of groups."
-    return section("Sites and scanners", table("Groups", heads, rows, words=2, note=note))
+    return table("Groups", heads, rows, words=2, note=note)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from pipelines.spec import Radiomics
 from pipelines.systems import catalogue
-from pipelines.training.evaluation import Evaluation
+from pipelines.training.evaluation import Evaluation, tell_labels
 from pipelines.training.outcome import Outcome
 from pipelines.training.pages.checklists import Fact
 from pipelines.training.pages.features import steps_of
-from pipelines.training.pages.markup import area, count, number
+from pipelines.training.pages.markup import area, count, estimate, number
 
 _LEAST_EVENTS = 10.0  # per candidate variable, an old rule of thumb
 
@@ -103,8 +103,8 @@ def _binary(o: Outcome) -> dict[str, Fact]:
 
 def _of_classes(o: Outcome) -> dict[str, Fact]:
     return {
-        "measures": Fact("partly", "confusion, accuracy, areas; no calibration of several classes", "Performance"),
-        "uncertainty": Fact("partly", "DeLong intervals of areas only", "Performance"),
+        "measures": Fact("partly", "confusion, accuracy, areas, Brier score; no calibration curve of several classes", "Performance"),
+        "uncertainty": Fact("yes", "DeLong, bootstrap, Wilson", "Performance"),
         "performance": Fact("partly", f"mean AUC {number(o.nested_auc)}, nested", "Performance"),
         "diagnostic": Fact("partly", "share right per class", "Performance"),
         "failures": Fact("partly", "confusion matrix", "Performance"),
@@ -159,7 +159,10 @@ def _yes_no(true: bool, yes: str, no: str) -> Fact:
 
 def of_evaluation(e: Evaluation) -> Mapping[str, Fact]:
     """Return the facts of an evaluation."""
-    numbers = f"{e.n} patients, {e.events} with the finding"
+    numbers = f"{e.n} patients, {tell_labels(e.flow.labels, classes=e.bundle.classes)}"
+    whole, part = ("Performance", "Axes and classes") if e.several else ("Operating point", "Sites and scanners")
+    threshold = f"threshold {number(e.bundle.threshold)} frozen in training" if e.bundle.threshold else e.bundle.threshold_rule
+    called = any(f.operating_point for f in e.findings)
     outside = {
         True: "no site of it gave training cases",
         False: "a site of it gave training cases",
@@ -173,22 +176,22 @@ def of_evaluation(e: Evaluation) -> Mapping[str, Fact]:
         "missing": Fact("yes", f"nothing imputed; {count(len(e.flow.refused), 'patient')} refused, each named", "Cohort"),
         "partition": Fact("yes", "nothing was fitted to this cohort", "Cohort"),
         "disjoint": Fact("partly", f"patient; {outside[e.external]}", "Cohort"),
-        "clusters": Fact("yes", "by site and scanner", "Sites and scanners"),
+        "clusters": Fact("yes", "by site and scanner", part),
         "measures": Fact("yes", "discrimination, calibration, usefulness", "Performance"),
         "uncertainty": Fact("yes", "DeLong, bootstrap, Wilson; Holm for several tests", "Performance"),
         "updating": Fact("none", "the bundle was taken as it is"),
         "calculation": Fact("yes", f"the code that serves, bundle {e.bundle_digest[:12]}…", "Reproducibility"),
         "imbalance": Fact("none", "nothing was fitted"),
-        "output": Fact("yes", f"calibrated probability; threshold {number(e.bundle.threshold)} frozen in training", "Operating point"),
+        "output": Fact("yes", f"{'probabilities of classes' if e.several else 'calibrated probability'}; {threshold}", whole),
         "external": _yes_no(bool(e.external), outside[True], outside[e.external]),
         "versions": Fact("yes", count(len(e.made_with), "version"), "Reproducibility"),
         "code": Fact("partly", "open source; availability of model and data is the site's"),
         "flow": Fact("yes", numbers, "Cohort"),
         "counts": Fact("yes", numbers, "Cohort"),
-        "characteristics": Fact("partly", "sites and scanners only", "Sites and scanners"),
-        "acquisition": Fact("partly", "scanners and field strengths only", "Sites and scanners"),
-        "performance": Fact("partly", f"AUC {area(e.auc)}; clinical subgroups are the site's", "Performance"),
-        "diagnostic": Fact("yes", "with intervals", "Operating point") if e.operating_point else Fact("no", "a class got no call"),
-        "heterogeneity": Fact("yes", "AUC by site and scanner", "Sites and scanners"),
+        "characteristics": Fact("partly", "sites and scanners only", part),
+        "acquisition": Fact("partly", "scanners and field strengths only", part),
+        "performance": Fact("partly", f"AUC {estimate(e.auc)}; clinical subgroups are the site's", "Performance"),
+        "diagnostic": Fact("yes", "with intervals", whole) if called else Fact("no", "a class got no call"),
+        "heterogeneity": Fact("yes", "AUC by site and scanner", part),
         "failures": Fact("partly", "each patient's probability and call are in evaluation.json"),
     }

@@ -16,6 +16,7 @@ from pipelines.systems import catalogue
 from pipelines.training.outcome import ChosenFeature, LassoCurve, Outcome
 from pipelines.training.pages.markup import NONE, Markup, bounds, bullets, count, join, number, paragraph, section, side_by_side, table, tag
 from pipelines.training.pages.svg import Axis, Chart
+from pipelines.types import FloatArray
 
 _MEANINGS: Mapping[str, Mapping[str, str]] = json.loads((Path(__file__).parent / "meanings.json").read_text(encoding="utf-8"))
 _STEPS = {
@@ -29,6 +30,7 @@ _STEPS = {
     "Rank": "keep {keep} by mean rank in forest importance, ANOVA F and recursive elimination",
 }
 _HALF = 0.5  # of the folds
+_NAMED_PATHS, _PATH_LABEL = 6, 12.0  # lines of the LASSO path that are named; pixels between their numbers
 
 
 def meaning(name: str) -> str:
@@ -153,7 +155,22 @@ def _draw_lasso(curve: LassoCurve) -> tuple[Markup, Markup]:
     for column in paths.T:
         second.plot(x_values.tolist(), column.tolist(), "coefficient")
     second.plot((chosen, chosen), (least - pad, most + pad), "threshold")
-    return first, second.figure(f"{paths.shape[1]} features enter at some penalty. Dashed: the penalty chosen.")
+    named = _name_paths(second, curve, paths) if curve.names else ""
+    return first, second.figure(f"{paths.shape[1]} features enter at some penalty. Dashed: the penalty chosen.{named}")
+
+
+def _name_paths(chart: Chart, curve: LassoCurve, paths: FloatArray) -> str:
+    """Draw the strongest lines thicker, with numbers at their ends that do not cover one another, and return words for the numbers."""
+    strongest = np.argsort(-np.abs(paths[curve.chosen]), kind="stable")[:_NAMED_PATHS]
+    kept = [int(i) for i in strongest if paths[curve.chosen, i] != 0]
+    end, last = float(np.log10(curve.penalties[-1])), -1e9
+    for i in sorted(kept, key=lambda i: -paths[-1, i]):
+        x, y = chart.place(end, float(paths[-1, i]))
+        last = max(y, last + _PATH_LABEL)
+        chart.plot(np.log10(curve.penalties).tolist(), paths[:, i].tolist(), "model")
+        chart.text(x + 4, last, kept.index(i) + 1, kind="small")
+    listed = "; ".join(f"{k}: {short(curve.names[i])}" for k, i in enumerate(kept, start=1))
+    return f" Thicker: the largest coefficients there: {listed}." if kept else ""
 
 
 def profile(o: Outcome) -> Markup:

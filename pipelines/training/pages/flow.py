@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from pipelines.training.evaluation import Evaluation
+from pipelines.training.evaluation import Evaluation, tell_labels
 from pipelines.training.outcome import Outcome
 from pipelines.training.pages.markup import Markup, bullets, count, join, number, section, side_by_side, table
 from pipelines.training.pages.svg import Drawing
 
 _WIDE, _LINE, _PAD, _GAP = 330.0, 20.0, 12.0, 34.0  # of a box, a line of text, its margin, between boxes; pixels
+_LETTERS = 46  # of a line of text
 _MOST_REFUSED = 40  # rows shown
 
 
@@ -57,14 +59,16 @@ def training_cohort(o: Outcome) -> Markup:
     """Return the section on the patients of a training run."""
     f, several = o.flow, o.several is not None
     first = () if several else (f"{f.row_events} with the finding, {f.rows - f.row_events} without",)
-    others = f.rows - f.network_rows - f.judged
-    left = [f"{count(f.network_rows, 'patient')} trained only the networks"] if f.network_rows else []
+    outside = sum(map(len, f.excluded.values()))
+    others = f.rows - f.network_rows - f.judged - outside
+    left = [f"{count(f.network_rows, 'patient')} trained only segmenter or networks"] if f.network_rows else []
     left += [f"{count(others, 'patient')} kept for evaluation"] if others > 0 else []
-    by_class = ", ".join(f"{n} of class {c}" for c, n in f.class_counts.items())
-    last = by_class if several else f"{f.events} with the finding, {f.judged - f.events} without"
+    for rule, broken in f.excluded.items():
+        left += textwrap.wrap(f"{len(broken)} outside the rule: {rule}", _LETTERS)
+    last = _lines(f.class_counts, list(f.class_counts)) if several else [f"{f.events} with the finding, {f.judged - f.events} without"]
     boxes = (
         Box((f"{count(f.rows, 'patient')} in {f.file}", *first), tuple(left)),
-        Box((f"{count(f.judged, 'patient')} fitted and judged", last)),
+        Box((f"{count(f.judged, 'patient')} fitted and judged", *last)),
     )
     lines = [
         f"Sites: {', '.join(f.sites) or 'not stated'}.",
@@ -76,7 +80,8 @@ def training_cohort(o: Outcome) -> Markup:
             if o.segmenter_dice
             else []
         ),
-        "A row that cannot be used stops the run with its line number, so nobody is left out silently and no value is imputed.",
+        "A row that cannot be used stops the run with its line number; rows that break a rule of inclusion are left out and named by "
+        "their lines. Nobody is left out silently, and no value is imputed.",
     ]
     scanners = table("Scanners of the patients judged", ("Scanner", "Patients"), [(name, n) for name, n in f.scanners.items()])
     diagram = draw_flow(
@@ -87,18 +92,18 @@ def training_cohort(o: Outcome) -> Markup:
 
 def evaluation_cohort(e: Evaluation) -> Markup:
     """Return the section on the patients of an evaluation."""
-    f = e.flow
+    f, known = e.flow, e.bundle.classes
     left = [f"{count(f.training_rows, 'row')} of the training split left out"] if f.training_rows else []
-    left += [f"{count(len(f.refused), 'patient')} refused, {f.refused_events} with the finding"] if f.refused else []
-    called = f.evaluated - f.withheld
+    left += [f"{count(len(f.refused), 'patient')} refused", *_lines(f.refused_labels, known)] if f.refused else []
+    without = [] if known else [f"{f.labels.get(0, 0)} without"]
     boxes = [
-        Box((f"{count(f.rows, 'patient')} in {e.cohort}", f"{f.row_events} with the finding"), tuple(left)),
+        Box((f"{count(f.rows, 'patient')} in {e.cohort}", *_lines(f.row_labels, known)), tuple(left)),
         Box(
-            (f"{count(f.evaluated, 'patient')} evaluated", f"{f.events} with the finding, {f.evaluated - f.events} without"),
+            (f"{count(f.evaluated, 'patient')} evaluated", *_lines(f.labels, known), *without),
             (f"{f.withheld} without a call: unlike the training cases",) if f.withheld else (),
         ),
     ]
-    boxes += [Box((f"{count(called, 'patient')} called positive or negative",))] if f.withheld else []
+    boxes += [Box((f"{count(f.evaluated - f.withheld, 'patient')} with a call",))] if f.withheld else []
     origins = ", ".join(f"{n} {origin}" for origin, n in f.roi_origins.items())
     refused = [(f"line {r.line}", r.site or "–", r.code, r.reason, r.label) for r in f.refused[:_MOST_REFUSED]]
     heads = ("Row", "Site", "Code", "Reason", "Label")
@@ -106,3 +111,8 @@ def evaluation_cohort(e: Evaluation) -> Markup:
     more = len(f.refused) - _MOST_REFUSED
     lines = [f"Regions: {origins}.", e.tally.sentence, *([f"{more} more refusals are in evaluation.json."] if more > 0 else [])]
     return section("Cohort", draw_flow(boxes, "Every row of the cohort table."), bullets(lines), join([listed]))
+
+
+def _lines(labels: Mapping[int, int], classes: Sequence[int]) -> list[str]:
+    """Return how many patients have which label, in lines that fit into a box."""
+    return textwrap.wrap(tell_labels(labels, classes=classes), _LETTERS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from pipelines.training.calibration import Calibration
 from pipelines.training.decision_curve import DecisionCurve
 from pipelines.training.intervals import Labels
 from pipelines.training.operating_point import OperatingPoint, operating_point
-from pipelines.training.outcome import Outcome, Performance, Rival
+from pipelines.training.outcome import Outcome, Performance
 from pipelines.training.pages import curves
 from pipelines.training.pages.markup import (
     NONE,
@@ -34,7 +34,7 @@ from pipelines.training.pages.markup import (
 from pipelines.types import FloatArray
 
 _SHOWN = (0.1, 0.2, 0.3, 0.4, 0.5)  # threshold probabilities printed of the decision curve
-NESTED = "Nested cross-validation"
+_SAME_REPEAT = {"combat", "transformer"}  # rivals that are compared with the model's first repeat
 
 
 def overview(o: Outcome, p: Performance) -> Markup:
@@ -91,8 +91,8 @@ def discrimination(o: Outcome, p: Performance) -> Markup:
     return section("Discrimination", side_by_side(roc, curves.draw_probabilities(scores, labels, o.thresholds.get("Youden"))))
 
 
-def calibrated(c: Calibration, scores: FloatArray, labels: Labels) -> Markup:
-    """Return the calibration plot with its numbers."""
+def calibrated(c: Calibration, scores: FloatArray, labels: Labels, *, of: str = "") -> Markup:
+    """Return the calibration plot with its numbers; ``of`` as for :func:`pipelines.training.pages.curves.draw_roc`."""
     test = c.hosmer_lemeshow
     rows = [
         ("Observed share with the finding", number(c.prevalence), NONE),
@@ -110,10 +110,10 @@ def calibrated(c: Calibration, scores: FloatArray, labels: Labels) -> Markup:
         "A slope below 1 means probabilities that are too extreme. Hosmer–Lemeshow depends on the grouping and on n: a high p is no proof."
     )
     numbers = table("Calibration in numbers", ("Measure", "Value (95 % interval)", "Ideal"), rows, note=note)
-    return section("Calibration", side_by_side(curves.draw_calibration(c, scores, labels), numbers))
+    return side_by_side(curves.draw_calibration(c, scores, labels, of=of), numbers)
 
 
-def usefulness(curve: DecisionCurve) -> Markup:
+def usefulness(curve: DecisionCurve, *, of: str = "") -> Markup:
     """Return the decision curve with its numbers."""
     shown = [i for i, t in enumerate(curve.thresholds) if round(t, 2) in _SHOWN]
     rows = [
@@ -127,7 +127,7 @@ def usefulness(curve: DecisionCurve) -> Markup:
     ]
     heads = ("Threshold probability", "Model", "Treat all", "Avoided per 100")
     note = "Avoided: net interventions fewer per 100 patients than treating all, no true positive lost. Treating none has net benefit 0."
-    return section("Clinical usefulness", side_by_side(curves.draw_decision_curve(curve), table("Net benefit", heads, rows, note=note)))
+    return side_by_side(curves.draw_decision_curve(curve, of=of), table("Net benefit", heads, rows, note=note))
 
 
 def operating_points(o: Outcome, p: Performance) -> Markup:
@@ -176,7 +176,7 @@ def comparison(o: Outcome, p: Performance) -> Markup:
         rows.append(_paper_row(f"{x.classifier}{chosen}", part, area(x.auc), x.operating_point))
     heads = ("Model", "Cohort", "AUC (95 % CI)", "ACC", "SEN", "SPE", "PPV", "NPV", "F1")
     note = "ACC accuracy, SEN sensitivity, SPE specificity, PPV and NPV predictive values. A dash: the score has no threshold of its own."
-    return section("Comparison", table("Models in the form of the papers", heads, rows, words=2, note=note), _rivals(o.rivals))
+    return section("Comparison", table("Models in the form of the papers", heads, rows, words=2, note=note), _rivals(o))
 
 
 def _paper_row(model: str, cohort: str, auc: str, x: OperatingPoint | None) -> tuple[object, ...]:
@@ -186,8 +186,8 @@ def _paper_row(model: str, cohort: str, auc: str, x: OperatingPoint | None) -> t
     return model, cohort, auc, *shares, number(x.f1)
 
 
-def _rivals(rivals: Sequence[Rival]) -> Markup:
-    if not rivals:
+def _rivals(o: Outcome) -> Markup:
+    if not o.rivals:
         return Markup("")
     rows = [
         (
@@ -198,11 +198,23 @@ def _rivals(rivals: Sequence[Rival]) -> Markup:
             p_value(r.comparison.p),
             p_value(r.p_holm),
         )
-        for r in rivals
+        for r in o.rivals
     ]
     heads = ("Rival", "AUC", "Model minus rival", "Z", "p", "p, Holm")
-    note = "Paired DeLong tests on the averaged out-of-fold probabilities. Holm's adjustment is over the rivals of this table."
-    return table("Does the model add anything?", heads, rows, note=note)
+    note = f"Paired DeLong tests of out-of-fold probabilities. Holm's adjustment is over the rivals of this table. {_how_compared(o)}"
+    return table("Does the model add anything?", heads, rows, note=note.strip())
+
+
+def _how_compared(o: Outcome) -> str:
+    """Say what a comparison of one repeat with the average of several leaves in the model's favour."""
+    repeats, names = o.nested_auc_by_repeat, {r.name for r in o.rivals}
+    if len(repeats) < 2 or names == {"size"}:
+        return ""
+    same = " Harmonised features and the Transformer fusion are compared with that one." if names & _SAME_REPEAT else ""
+    return (
+        f"Rivals that are fitted are judged on the folds of one repeat. The model's probabilities are averaged over {len(repeats)} "
+        f"repeats, which can raise its area a little and no rival's; in the first repeat alone it was {number(repeats[0])}.{same}"
+    )
 
 
 def sites(o: Outcome) -> Markup:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipelines.training.discrimination import Comparison
-from pipelines.training.evaluation import Evaluation
-from pipelines.training.outcome import Outcome, Performance
-from pipelines.training.pages.markup import Markup, bounds, bullets, count, join, number, p_value, paragraph, section, tag
+from pipelines.training.evaluation import Evaluation, Finding
+from pipelines.training.intervals import Interval
+from pipelines.training.outcome import Outcome
+from pipelines.training.pages.markup import Markup, bounds, bullets, count, estimate, join, number, p_value, paragraph, section, tag
+from pipelines.training.several import SeveralClasses
 
 _SLOPE = (0.8, 1.2)  # calibration slopes that the sentence calls near 1
 
@@ -41,24 +43,31 @@ def _discrimination(o: Outcome) -> str:
     if o.several:
         return (
             f"In nested cross-validation of {o.flow.judged} patients the mean one-against-rest AUC was {number(o.nested_auc)} "
-            f"({number(o.apparent_auc)} on the training rows) and {100 * o.several.balanced_accuracy:.0f} % of patients were called right, "
+            f"({number(o.apparent_auc)} on the training rows) and {_right(o.several)} of patients were called right, "
             "averaged over classes."
         )
     assert o.performance is not None
     printed = next((f", and {number(x.auc.value)} judged as the papers do" for x in o.printed if x.chosen), "")
     return (
-        f"On patients that no step had seen, the AUC was {number(o.nested_auc)} (95 % interval {_plain(o.performance)}; {o.flow.judged} "
-        f"patients, {o.flow.events} with the finding); on its own training rows it would read {number(o.apparent_auc)}{printed}."
+        f"On patients that no step had seen, the AUC was {number(o.nested_auc)} (95 % interval {_plain(o.performance.auc.interval)}; "
+        f"{o.flow.judged} patients, {o.flow.events} with the finding); on its own training rows it would read "
+        f"{number(o.apparent_auc)}{printed}."
     )
 
 
-def _plain(p: Performance) -> str:
-    return f"{number(p.auc.interval.low)} to {number(p.auc.interval.high)}"
+def _right(s: SeveralClasses) -> str:
+    share = s.balanced_accuracy
+    return "none" if share is None else f"{100 * share.value:.0f} %"
+
+
+def _plain(interval: Interval | None) -> str:
+    return "not defined" if interval is None else f"{number(interval.low)} to {number(interval.high)}"
 
 
 def _calibration_and_rivals(o: Outcome) -> str:
-    if o.performance is None:
-        return "Neither calibration nor rivals are judged for systems of several classes."
+    if o.several:
+        return f"{_compared_with_prevalence(o.several)} Rivals are not judged for systems of several classes."
+    assert o.performance is not None
     slope = o.performance.calibration.slope
     if slope is None:
         calibrated = "Calibration cannot be judged"
@@ -100,24 +109,41 @@ def _trust(o: Outcome) -> str:
 
 def of_evaluation(e: Evaluation) -> Markup:
     """Return the verdict of an evaluation."""
-    slope, baseline = e.calibration.slope, next(iter(e.baselines), None)
-    interval = f"{number(e.auc.interval.low)} to {number(e.auc.interval.high)}"
+    outside = {
+        True: "None of the sites gave training cases: this is external validation.",
+        False: "A site of this cohort gave training cases: this is not external validation.",
+        None: "Whether a site of this cohort gave training cases is not known: it cannot count as external validation.",
+    }
+    said = _several_evaluated(e, e.several) if e.several else _one_evaluated(e, e.findings[0])
+    refused = f"{count(len(e.flow.refused), 'patient')} could not be judged."
+    return _verdict([f"{said[0]}; {refused}", said[1], f"{outside[e.external]} {e.tally.sentence}"], e.statement, e.warnings, bad=False)
+
+
+def _one_evaluated(e: Evaluation, f: Finding) -> tuple[str, str]:
+    slope, baseline = f.calibration.slope, next(iter(f.baselines), None)
     first = (
-        f"On {e.n} patients of {e.cohort}, {e.events} with the finding, the AUC was {number(e.auc.value)} (95 % interval {interval}); "
-        f"{count(len(e.flow.refused), 'patient')} could not be judged."
+        f"On {e.n} patients of {e.cohort}, {e.events} with the finding, the AUC was {number(e.auc.value)} "
+        f"(95 % interval {_plain(e.auc.interval)})"
     )
     calibrated = (
         "Calibration cannot be judged"
         if slope is None
         else f"The calibration slope is {number(slope.value, 2)} {bounds(slope.interval, 2)}"
     )
-    shift = f"{number(e.calibration.mean_predicted)} predicted on average, {number(e.calibration.prevalence)} observed"
+    shift = f"{number(f.calibration.mean_predicted)} predicted on average, {number(f.calibration.prevalence)} observed"
     rival = f"; {_against(baseline.name + ' alone', baseline.comparison, baseline.p_holm)}" if baseline else ""
-    outside = {
-        True: "None of the sites gave training cases: this is external validation.",
-        False: "A site of this cohort gave training cases: this is not external validation.",
-        None: "Whether a site of this cohort gave training cases is not known: it cannot count as external validation.",
-    }
-    return _verdict(
-        [first, f"{calibrated} ({shift}){rival}.", f"{outside[e.external]} {e.tally.sentence}"], e.statement, e.warnings, bad=False
+    return first, f"{calibrated} ({shift}){rival}."
+
+
+def _several_evaluated(e: Evaluation, s: SeveralClasses) -> tuple[str, str]:
+    first = (
+        f"On {e.n} patients of {e.cohort} the mean one-against-rest AUC was {number(e.auc.value)} "
+        f"(95 % interval {_plain(e.auc.interval)}) and {_right(s)} of patients were called right, averaged over classes"
     )
+    return first, _compared_with_prevalence(s)
+
+
+def _compared_with_prevalence(s: SeveralClasses) -> str:
+    brier = s.scaled_brier
+    better = "better" if (brier.interval.low if brier.interval else brier.value) > 0 else "not shown to be better"
+    return f"Its probabilities are {better} than knowing how common the classes are: the scaled Brier score is {estimate(brier, 2)}."
