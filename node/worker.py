@@ -21,7 +21,7 @@ from node.log import fields
 from node.storage.claims import Beat, Claims
 from node.storage.files import StudyStore
 from pipelines.engine import load_case, run
-from pipelines.errors import BundleError, CervinodeError, InputError
+from pipelines.errors import BundleError, CervinodeError, InputError, UnusableDrawing
 from pipelines.imaging.sequences import describe_found
 from pipelines.imaging.series import read_series
 from pipelines.models.bundle import Bundle, find_bundle, load_bundle
@@ -146,7 +146,15 @@ class Worker:
         objects: list[Dataset] = []
         try:
             spec, series = self._spec(order), self._read(order)
-            refusal = Refusal(spec.name, spec.title, code, reasons, describe_found(series), failed=status is ResultStatus.FAILED)
+            refusal = Refusal(
+                spec.name,
+                spec.title,
+                code,
+                reasons,
+                describe_found(series),
+                failed=status is ResultStatus.FAILED,
+                drawing=error.drawing if isinstance(error, UnusableDrawing) else None,
+            )
             objects = self._build_refusal(order, series, refusal)
         except CervinodeError as second:
             reasons = (*reasons, f"no report could be written: {second}")

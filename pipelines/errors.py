@@ -9,9 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    import highdicom as hd
-
-    from pipelines.types import ImageVolume
+    from pipelines.types import Drawing
 
 
 class CervinodeError(Exception):
@@ -57,11 +55,11 @@ class MissingRoi(InputError):
 
 
 class UnusableDrawing(MissingRoi):
-    """The segmentation network marked nothing, or an implausible size: ``mask`` on the grid of ``image``, for a reader to look at."""
+    """The segmentation network marked nothing, or an implausible size: see ``drawing``."""
 
-    def __init__(self, message: str, *, image: ImageVolume, mask: hd.Volume) -> None:
+    def __init__(self, message: str, drawing: Drawing) -> None:
         super().__init__(message)
-        self.image, self.mask = image, mask
+        self.drawing = drawing
 
 
 class MissingClinical(InputError):

@@ -125,9 +125,20 @@ class Choice:
     frames: tuple[Dataset, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """What the segmentation network marked on a sequence, on its grid, where that cannot be used: nothing, or an implausible size."""
+
+    image: ImageVolume
+    mask: hd.Volume
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a system did not run. ``reasons`` are whole sentences; ``found`` names what was there instead, a line per series."""
+    """Why a system did not run.
+
+    ``reasons`` are whole sentences; ``found`` names what was there instead, a line per series; ``drawing`` is shown to the reader.
+    """
 
     system: str
     title: str
@@ -135,6 +146,7 @@ class Refusal:
     reasons: tuple[str, ...]
     found: tuple[str, ...] = ()
     failed: bool = False  # a FAILED job (our fault) rather than a REFUSED one (the input's)
+    drawing: Drawing | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from pipelines.errors import ResultError
 from pipelines.types import Evidence, Prediction, Refusal, RoiOrigin
 from structured_reports import canvas
 from structured_reports.attributes import Run
-from structured_reports.capture import build_captures
+from structured_reports.capture import build_captures, build_drawing
 from structured_reports.check import check_objects
 from structured_reports.context import ReportContext
 from structured_reports.graphic import build_graphic
@@ -81,7 +81,7 @@ def _run_of_region(run: Run, evidence: Evidence, prediction: Prediction) -> Run:
 
 
 def build_refusal(sources: Sequence[Dataset], refusal: Refusal, context: ReportContext) -> list[Dataset]:
-    """Return the SR that tells the radiologist that, and why, there is no result.
+    """Return the SR that tells the radiologist that, and why, there is no result; before it a page with the drawing that was refused.
 
     ``sources`` are the headers of the study's instances. Of a study that mixes patients, only those of the first instance's patient
     are referred to.
@@ -100,7 +100,8 @@ def build_refusal(sources: Sequence[Dataset], refusal: Refusal, context: ReportC
         content = hashlib.sha256(words.encode()).hexdigest()
         run = _make_run(anchor, same, context, content=content, model=(refusal.system[:64], refusal.system))
         others = _in_order(source for source in same if source is not anchor)
-        objects = [build_refusal_report([normalise_source(source) for source in (anchor, *others)], refusal, run)]
+        pages = [build_drawing(refusal, refusal.drawing, run)] if refusal.drawing else []
+        objects = [*pages, build_refusal_report([normalise_source(source) for source in (anchor, *others)], refusal, run, others=pages)]
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # highdicom's words may quote the patient; their kind does not
         raise ResultError(f"the refusal of {refusal.system} cannot be written: {type(error).__name__}") from error
     check_objects(objects, same, identity=anchor)

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from pipelines.types import Evidence, Prediction
+from pipelines.types import Drawing, Evidence, Prediction, Refusal
 from structured_reports import codes, wording
 from structured_reports.attributes import KEY_SLICE, SC_SERIES, Run, stamp
 from structured_reports.canvas import drawable
 from structured_reports.classes import draw_classes
-from structured_reports.heatmap import draw_heatmap
+from structured_reports.heatmap import draw_heatmap, draw_unusable
 from structured_reports.images import key_image, key_slice
 from structured_reports.nomogram import draw_nomogram
 from structured_reports.quality import judge
-from structured_reports.source import frame_numbers
+from structured_reports.source import frame_numbers, normalise_source
 from structured_reports.summary import draw_summary
 from structured_reports.waterfall import draw_waterfall
 
@@ -47,16 +47,24 @@ def build_captures(prediction: Prediction, evidence: Evidence, run: Run) -> list
     description = wording.series_description(prediction.finding, "pages", version=version, status=status)
     captures = []
     for number, drawn in enumerate(_draw(prediction, evidence, run), start=1):
-        page = _capture(drawn.pixels, run, kind=drawn.kind, number=number, shows_source=drawn.shows_source)
-        page.SourceImageSequence = [_reference(drawn.source)]
-        page.DerivationDescription = wording.mark(status) + drawn.words
-        if drawn.shows_source:
-            for keyword in (k for k in _LOSSY if k in drawn.source):
-                page[keyword] = drawn.source[keyword]
-            page.BurnedInAnnotation = _burned_in(drawn.source)
+        page = _capture(drawn, run, number=number, mark=wording.mark(status))
         stamp(page, run, description=description)
         captures.append(page)
     return captures
+
+
+def build_drawing(refusal: Refusal, drawing: Drawing, run: Run) -> Dataset:
+    """Return the page that shows the slice on which most was marked, or the middle one, of a region that cannot be used."""
+    context, areas = run.context, np.count_nonzero(drawing.mask.array, axis=(1, 2))
+    index = int(areas.argmax()) if areas.any() else len(areas) // 2
+    pixels = draw_unusable(drawing, refusal, context, index=index, say=drawable(run.say))
+    words = f"What the segmentation network marked on {drawing.image.role}, not used"
+    drawn = _Drawn("drawing", pixels, words, normalise_source(drawing.image.sources[index]), shows_source=True)
+    page = _capture(drawn, run, number=1, mark=wording.mark(context.bundle_status))
+    what = f"{wording.refusal_word(refusal)} pages"
+    description = wording.series_description(context.spec.finding, what, version=context.version, status=context.bundle_status)
+    stamp(page, run, description=description)
+    return page
 
 
 def _draw(prediction: Prediction, evidence: Evidence, run: Run) -> Iterator[_Drawn]:
@@ -82,19 +90,25 @@ def _burned_in(source: Dataset) -> str:
     return str(source.get("BurnedInAnnotation") or ("YES" if source.Modality == "US" else "NO"))
 
 
-def _capture(pixels: NDArray[np.uint8], run: Run, *, kind: str, number: int, shows_source: bool) -> Dataset:
-    """Return the page, ``pixels`` of shape (rows, columns, 3), as a Secondary Capture without its source reference."""
-    page = Dataset()
+def _capture(drawn: _Drawn, run: Run, *, number: int, mark: str) -> Dataset:
+    """Return the page as a Secondary Capture; ``mark`` comes before the words that say what it is."""
+    pixels, page = drawn.pixels, Dataset()
     page.SOPClassUID = SecondaryCaptureImageStorage
-    page.SOPInstanceUID = run.instance_uid(f"sc {kind}", SecondaryCaptureImageStorage)
+    page.SOPInstanceUID = run.instance_uid(f"sc {drawn.kind}", SecondaryCaptureImageStorage)
     page.SeriesInstanceUID = run.series_uid("sc", SecondaryCaptureImageStorage)
     page.SeriesNumber, page.InstanceNumber, page.Modality = SC_SERIES, number, "OT"
     page.BodyPartExamined = "PELVIS"  # unpaired: without it, Laterality would be required
     page.ConversionType = "WSD"
-    page.ImageType = ["DERIVED", "SECONDARY", "AI", KEY_SLICE if shows_source else kind.upper()]
+    page.ImageType = ["DERIVED", "SECONDARY", "AI", KEY_SLICE if drawn.shows_source else drawn.kind.upper()]
     page.PatientOrientation = ""
     page.DateOfSecondaryCapture, page.TimeOfSecondaryCapture = run.when.strftime("%Y%m%d"), run.when.strftime("%H%M%S")
     page.BurnedInAnnotation, page.RecognizableVisualFeatures = "NO", "NO"
+    page.SourceImageSequence = [_reference(drawn.source)]
+    page.DerivationDescription = mark + drawn.words
+    if drawn.shows_source:
+        for keyword in (k for k in _LOSSY if k in drawn.source):
+            page[keyword] = drawn.source[keyword]
+        page.BurnedInAnnotation = _burned_in(drawn.source)
     page.Rows, page.Columns, page.SamplesPerPixel = pixels.shape
     page.PhotometricInterpretation, page.PlanarConfiguration = "RGB", 0
     page.BitsAllocated, page.BitsStored, page.HighBit, page.PixelRepresentation = 8, 8, 7, 0

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from pipelines.types import Evidence, FloatArray, Prediction, SeriesRole
+from pipelines.types import Drawing, Evidence, FloatArray, Prediction, Refusal, SeriesRole
 from structured_reports import wording
 from structured_reports.canvas import LINE, MUTED, OUTLINE, TEXT, Page, colour_map
 from structured_reports.context import ReportContext
 from structured_reports.images import is_calibrated
 from structured_reports.language import Messages
-from structured_reports.layout import FOOT, TOP, WIDTH, start_page
+from structured_reports.layout import FOOT, TOP, WIDTH, start_page, start_refusal_page
 
 _PANEL = 464  # pixels a side
 _LEFT, _RIGHT = 16, 492
@@ -66,6 +66,29 @@ def draw_heatmap(
     return page.pixels()
 
 
+def draw_unusable(drawing: Drawing, refusal: Refusal, context: ReportContext, *, index: int, say: Messages) -> NDArray[np.uint8]:
+    """Draw the page that shows what the segmentation network marked on slice ``index``, and why it was not used."""
+    image, mask = drawing.image, drawing.mask.array[index]
+    ultrasound = image.role is SeriesRole.TVUS
+    field = _choose_field(mask, image.volume, whole=ultrasound or not mask.any())
+    grey = _window(field.sample(image.volume.array[index]))
+    where = say("map.where_slice", series=image.header.label(), slice=index + 1, slices=len(image.volume.array))
+    page = start_refusal_page(refusal, context, say, heading=f"{say('map.outline', role=image.role)}: {where}", height=_HEIGHT)
+    _paste(page, grey, _LEFT)
+    _paste(page, _overlay(grey, np.zeros_like(grey), field.sample(mask, smooth=False) >= 0.5), _RIGHT)
+    if not ultrasound:
+        for left in (_LEFT, _RIGHT):
+            _write_directions(page, image.volume, left)
+        _draw_scale(page, field.side_mm, say)
+    top = TOP + _PANEL + 10
+    page.text((_LEFT, top), say("map.source"), size=18)
+    page.text((_RIGHT, top), say("map.unusable" if mask.any() else "map.unmarked"), size=18)
+    title = wording.title(refusal.system, refusal.title, say)
+    words = [say("result.no_result", word=wording.refusal_word(refusal), title=title), *(say.translate(r) for r in refusal.reasons)]
+    page.paragraph((_LEFT, top + 30), " ".join(words), size=18, width=WIDTH - 2 * _LEFT, lines=2)
+    return page.pixels()
+
+
 def _sample_map(evidence: Evidence, role: SeriesRole, index: int, field: _Field) -> FloatArray:
     """Return the activation map in the field, 0 to 1; without one it is 0."""
     if role not in evidence.activation_maps:
@@ -77,6 +100,8 @@ def _choose_field(mask: NDArray[np.generic], volume: hd.Volume, *, whole: bool) 
     """Centre a square on the region; of a whole image, on the image."""
     row_mm, column_mm = volume.spacing[1:]
     rows, columns = np.nonzero(mask)
+    if not len(rows):
+        rows, columns = np.array([0, mask.shape[0] - 1]), np.array([0, mask.shape[1] - 1])
     height_mm, width_mm = np.ptp(rows) * row_mm, np.ptp(columns) * column_mm
     whole_mm = max(mask.shape[0] * row_mm, mask.shape[1] * column_mm)
     side = whole_mm if whole else min(max(_FIELD_PER_EXTENT * max(height_mm, width_mm), _MIN_FIELD_MM), whole_mm)

@@ -61,9 +61,9 @@ def build_report(
     return build_document(root, [*sources, *results], run, kind="sr_main", series_number=SR_SERIES, description=description)
 
 
-def build_refusal_report(sources: Sequence[Dataset], refusal: Refusal, run: Run) -> Dataset:
-    """Return the short SR that says that, and why, there is no result."""
-    word, context = "FAILED" if refusal.failed else "REFUSED", run.context
+def build_refusal_report(sources: Sequence[Dataset], refusal: Refusal, run: Run, *, others: Sequence[Dataset]) -> Dataset:
+    """Return the short SR that says that, and why, there is no result; ``others`` are objects that show it."""
+    word, context = wording.refusal_word(refusal), run.context
     name, title = codes.stem(context.spec.finding), wording.title(refusal.system, refusal.title, run.say)
     head = [
         text(codes.COMMENT, run.say("result.no_result", word=word, title=title), run),
@@ -84,7 +84,7 @@ def build_refusal_report(sources: Sequence[Dataset], refusal: Refusal, run: Run)
     notice = wording.notice(context, context.bundle_status, run.say)
     root = build_root(run, [with_notes(group, head=head, tail=tail)], title=codes.TITLE, notice=notice, library=None)
     description = wording.series_description(context.spec.finding, word, version=context.version, status=context.bundle_status)
-    return build_document(root, sources, run, kind="sr_main", series_number=SR_SERIES, description=description)
+    return build_document(root, [*sources, *others], run, kind="sr_main", series_number=SR_SERIES, description=description)
 
 
 def _image_library(evidence: Evidence) -> sr.ContainerContentItem:

@@ -16,6 +16,7 @@ from pipelines.types import (
     Measurement,
     Outcome,
     Prediction,
+    Refusal,
     Roi,
     RoiOrigin,
     SeriesRole,
@@ -44,6 +45,11 @@ _UNITS = {"1": ("", 1.0), "mm2/s": ("x 10-3 mm2/s", 1e3), "10-6.mm2/s": ("x 10-3
 def banner(status: BundleStatus | None, say: Messages) -> str:
     """Return what every page begins with."""
     return say("status.demo" if status is BundleStatus.DEMO else "status.research")
+
+
+def refusal_word(refusal: Refusal) -> str:
+    """Return the state of a job without a result, as series descriptions and headings name it."""
+    return "FAILED" if refusal.failed else "REFUSED"
 
 
 def notice(context: ReportContext, status: BundleStatus | None, say: Messages) -> str:

@@ -13,7 +13,7 @@ from pipelines.imaging.geometry import regrid, resample, to_sitk
 from pipelines.models.manifest import Segmenter
 from pipelines.models.session import run_segmenter
 from pipelines.spec import RoiRule
-from pipelines.types import ImageVolume, Roi, RoiOrigin
+from pipelines.types import Drawing, ImageVolume, Roi, RoiOrigin
 
 _MOST = 0.9  # of what the network marked; below it a reader is told that there was more
 
@@ -47,13 +47,12 @@ def segment(image: ImageVolume, model: Segmenter, *, session: onnxruntime.Infere
     mask = image.volume.with_array(_largest_component(image.volume.with_array(drawn.astype(np.uint8))))
     volume_ml = float(mask.array.sum()) * image.volume.voxel_volume / 1000.0
     if volume_ml == 0:
-        raise UnusableDrawing(f"no roi was sent and the segmenter found no tumour on {image.role}", image=image, mask=mask)
+        raise UnusableDrawing(f"no roi was sent and the segmenter found no tumour on {image.role}", Drawing(image, mask))
     if not rule.min_volume_ml <= volume_ml <= rule.max_volume_ml:
         raise UnusableDrawing(
             f"no roi was sent and the segmenter's {volume_ml:.2f} ml on {image.role} are implausible "
             f"(expected {rule.min_volume_ml:g} to {rule.max_volume_ml:g} ml)",
-            image=image,
-            mask=mask,
+            Drawing(image, mask),
         )
     notes = []
     if filled:

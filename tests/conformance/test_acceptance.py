@@ -21,7 +21,7 @@ from pydicom import Dataset, dcmread
 from pydicom.sr._concepts_dict import concepts
 from pynetdicom import AE
 
-from pipelines.types import Code, Measurement, Outcome, Refusal
+from pipelines.types import Code, Drawing, Measurement, Outcome, Refusal
 from structured_reports import codes, uids
 from structured_reports.canvas import drawable
 from structured_reports.language import load_messages
@@ -308,6 +308,18 @@ def test_17_without_a_tumour_there_is_a_report_and_nothing_else(tmp_path: Path) 
     report = dcmread(files["sr"])
     assert "111245" in {i.ConceptCodeSequence[0].CodeValue for i in items(report) if i.ValueType == "CODE"}
     assert not any(name.startswith("P.") for name in numbers(report))
+
+
+def test_17_drawing_that_cannot_be_used_comes_as_a_picture_and_no_segmentation(tmp_path: Path) -> None:
+    result = make_result()
+    image, reason = result.evidence.volumes[result.evidence.roi.role], "the segmenter's 900.00 ml on T2W_FS are implausible"
+    drawing = Drawing(image, result.evidence.roi.volume)
+    refusal = Refusal("olnm_mri", "Occult lymph node metastasis (MRI)", "MISSING_ROI", (reason,), drawing=drawing)
+    files = save_objects(result.refuse(refusal), tmp_path)
+    assert sorted(files) == ["sc1", "sr"]
+    for path in files.values():
+        assert complaints(path, "Error") == []
+    assert not any(name.startswith("P.") for name in numbers(dcmread(files["sr"])))
 
 
 # What PixelMed's rules of 2022 say of every TID 1500 report with such content, wrongly or harmlessly; anything else is new.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.types import Contribution, Measurement, SeriesRole
+from pipelines.types import Contribution, Drawing, Measurement, Refusal, SeriesRole
 from structured_reports.canvas import AGAINST, BACKGROUND, FOR, OUTLINE, Page, colour_map
 from structured_reports.context import Predecessor
 from structured_reports.facts import draw_facts
@@ -166,3 +166,32 @@ def test_page_without_contributions_or_letters_that_the_font_lacks(result: Resul
     pixels = draw_summary(prediction, replace(result.evidence, contributions=()), make_context(), say=EN, flags=prediction.flags)
     assert pixels.shape == (768, 1024, 3)
     assert not is_colour(pixels[335:700, :600], FOR).any()
+
+
+def _drawn(result: Result, *, marked: bool) -> Refusal:
+    image = result.evidence.volumes[SeriesRole.T2W_FS]
+    mask = result.evidence.roi.volume if marked else result.evidence.roi.volume.with_array(np.zeros_like(result.evidence.roi.volume.array))
+    reason = "no roi was sent and the segmenter found no tumour on T2W_FS"
+    return Refusal("olnm_mri", "Occult lymph node metastasis (MRI)", "MISSING_ROI", (reason,), drawing=Drawing(image, mask))
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_refused_drawing_is_shown_beside_its_slice(result: Result, marked: bool) -> None:
+    page, report = result.refuse(_drawn(result, marked=marked))
+    areas = np.count_nonzero(result.evidence.roi.volume.array, axis=(1, 2))
+    index = int(areas.argmax()) if marked else len(areas) // 2
+    source = result.evidence.volumes[SeriesRole.T2W_FS].sources[index]
+    assert page.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert page.SeriesDescription == "[RUO] OLNM REFUSED pages"
+    outlined = is_colour(page.pixel_array, OUTLINE)
+    assert outlined[:, 492:].any() == marked
+    assert not outlined[:, :492].any()
+    assert page.pixel_array[100:560, 16:480].std() > 20  # the slice itself is there
+    referred = {
+        item.ReferencedSOPInstanceUID
+        for element in report.iterall()
+        if element.VR == "SQ"
+        for item in element.value
+        if "ReferencedSOPInstanceUID" in item
+    }
+    assert page.SOPInstanceUID in referred
