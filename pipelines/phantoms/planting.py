@@ -33,7 +33,7 @@ _DIAMETER_REFERENCE_MM = 30.0
 WEIGHTS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
     "olnm_mri": {LABEL: {"size": 0.60, "heterogeneity": 0.54, "adc": 0.50, "irregularity": 0.32}},
     "plnm_us": {LABEL: {"heterogeneity": 0.65, "echogenicity": 0.60, "irregularity": 0.47}},  # size counts through the diameter
-    "lvsi_mri": {LABEL: {"rim": 0.65, "adc": 0.55, "size": 0.52}},
+    "lvsi_mri": {LABEL: {"adc": 0.75, "size": 0.50, "rim": 0.43}},
     "lnm_hybrid": {LABEL: {"rim": 0.80, "heterogeneity": 0.60}},  # its crops are scaled to the tumour and do not show its size
     "histotype_mri": {KERATINISATION: {"grain": 0.70, "t2": 0.71}, HISTOLOGY: {"heterogeneity": 1.0}},  # all of it shows on T2WI
 }

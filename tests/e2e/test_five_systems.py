@@ -23,6 +23,8 @@ from pipelines.phantoms.dicom import write_study
 from pipelines.phantoms.scanners import COMPLETE
 from pipelines.phantoms.ultrasound_dicom import write_ultrasound_study
 from pipelines.systems import catalogue
+from pipelines.types import SeriesRole
+from structured_reports.attributes import SR_SERIES
 from tests.e2e.conftest import Pacs
 from tests.e2e.test_node import wait_for
 
@@ -35,6 +37,7 @@ MODELS = Path(__file__).parents[2] / "onnx_models"
 SHIPPED = tuple(path.parent.parent.name for path in sorted(MODELS.glob("*/demo-1/manifest.json")))
 MRI = tuple(name for name in SHIPPED if name != "plnm_us")
 needs_ultrasound = pytest.mark.skipif("plnm_us" not in SHIPPED, reason="no bundle of plnm_us is shipped")
+needs_lvsi = pytest.mark.skipif("lvsi_mri" not in SHIPPED, reason="no bundle of lvsi_mri is shipped")
 needs_hybrid = pytest.mark.skipif("lnm_hybrid" not in SHIPPED, reason="no bundle of lnm_hybrid is shipped")
 
 
@@ -101,10 +104,18 @@ def test_shipped_bundle_opens_and_states_that_it_is_a_demo(system: str) -> None:
     assert (bundle.manifest.segmenter.dice or 0) >= 0.85
 
 
-@pytest.mark.parametrize("system", [name for name in SHIPPED if name != "histotype_mri"])
+@pytest.mark.parametrize("system", SHIPPED)
 def test_shipped_bundle_found_the_planted_signal_and_does_not_overstate_it(system: str) -> None:
-    metrics = load_bundle(MODELS / system / "demo-1", catalogue()[system]).manifest.training.metrics
-    assert metrics["bayes_auc"] - 0.09 <= metrics["nested_auc"] <= metrics["bayes_auc"] + 2 * metrics["nested_auc_se"]
+    manifest = load_bundle(MODELS / system / "demo-1", catalogue()[system]).manifest
+    metrics, several = manifest.training.metrics, bool(catalogue()[system].classes)
+    error = deviation_by_chance(manifest.training.n) if several else metrics["nested_auc_se"]
+    assert 0.5 + 2 * error < metrics["nested_auc"] <= metrics["bayes_auc"] + 2 * error
+    assert metrics["lie_detector_valid"] == 1.0
+
+
+def deviation_by_chance(n: int) -> float:
+    """Return about the largest standard deviation of a mean over classes of AUCs of random scores, of ``n`` patients with rare classes."""
+    return 0.5 / float(np.sqrt(n))
 
 
 def test_every_system_answers_about_one_mri(sent: Sent) -> None:
@@ -139,6 +150,41 @@ def test_a_large_node_leaves_the_hybrid_and_rules_the_occult_system_out(sent: Se
     assert hybrid.order.version == 2
     assert occult.outcome is not None
     assert "10 mm" in " ".join(occult.outcome.reasons)
+
+
+def _send(sent: Sent, folder: Path) -> None:
+    answers = send(
+        find_dicom_files(folder),
+        Address(sent.app.settings.node.ae_title, "127.0.0.1", sent.app.port),
+        calling_ae_title="SCANNER",
+        timeout_s=60,
+    )
+    assert {a.answer for a in answers} == {Answer.ACCEPTED}
+
+
+def test_region_that_was_sent_comes_back_as_one_segmentation_for_all_systems(sent: Sent, tmp_path: Path) -> None:
+    study = write_study(tmp_path, seed=22, roles=COMPLETE, with_seg=True, node_short_axis_mm=6.0)
+    _send(sent, tmp_path)
+    enter(sent.app.ledger, study.study_instance_uid, {"node_short_axis_mm": 6.0}, how="entered", actor="tests")
+    jobs = sent.jobs(study.study_instance_uid, len(MRI))
+    assert {system: job.state for system, job in jobs.items()} == dict.fromkeys(MRI, JobState.DONE)
+    segmented = [ds for job in jobs.values() for ds in sent.objects(job) if ds.SOPClassUID == SegmentationStorage]
+    assert len(segmented) >= len(MRI)
+    assert len({ds.SOPInstanceUID for ds in segmented}) == 1
+    assert len({ds.PixelData for ds in segmented}) == 1
+    assert len({ds.ContentTime for ds in segmented}) == 1
+
+
+@needs_lvsi
+def test_study_without_contrast_agent_is_answered_by_the_reduced_model(sent: Sent, tmp_path: Path) -> None:
+    study = write_study(tmp_path, seed=23, roles=(SeriesRole.T2W, SeriesRole.DWI, SeriesRole.ADC))
+    _send(sent, tmp_path)
+    jobs = sent.jobs(study.study_instance_uid, len(MRI))
+    reduced = jobs["lvsi_mri"]
+    assert reduced.state is JobState.DONE, reduced.outcome and reduced.outcome.reasons
+    (report,) = (ds for ds in sent.objects(reduced) if ds.SOPClassUID == Comprehensive3DSRStorage and ds.SeriesNumber == SR_SERIES)
+    assert "the reduced model was used, which does without CE_T1W" in str(report)
+    assert (jobs["olnm_mri"].state, jobs["olnm_mri"].outcome and jobs["olnm_mri"].outcome.code) == (JobState.REFUSED, "MISSING_SEQUENCE")
 
 
 def test_probabilities_are_probabilities(sent: Sent) -> None:
