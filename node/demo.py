@@ -261,9 +261,8 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
         if result["probability"] is None:
             lines += [f"  {result['title']}: {result['status']}", *(f"    {reason}" for reason in result["reasons"][:3])]
         else:
-            lines.append(
-                f"  {result['title']}: {100 * result['probability']:.1f} %, {result['call']} (threshold {100 * result['threshold']:.1f} %)"
-            )
+            threshold = "" if result["threshold"] is None else f" (threshold {100 * result['threshold']:.1f} %)"
+            lines.append(f"  {result['title']}: {100 * result['probability']:.1f} %, {result['call']}{threshold}")
     kinds: dict[str, int] = {}
     for one in summary["objects"]:
         kinds[one["sop_class"]] = kinds.get(one["sop_class"], 0) + 1

@@ -55,11 +55,14 @@ def _results(summary: Mapping[str, Any]) -> str:
             reasons = "".join(f"<p>{html.escape(r)}</p>" for r in result["reasons"])
             rows.append(f'<section><h2>{title}</h2><div class="big">{result["status"]}</div>{reasons}</section>')
             continue
-        percent, threshold = 100 * result["probability"], 100 * result["threshold"]
+        percent, mark, words = 100 * result["probability"], "", ""
+        if result["threshold"] is not None:  # a system of several classes has none
+            threshold = 100 * result["threshold"]
+            mark, words = f'<i style="left:{threshold:.1f}%"></i>', f' <span class="dim">(threshold {threshold:.1f} %)</span>'
         rows.append(
             f'<section><h2>{title}</h2><div class="result"><div class="big">{percent:.1f} %</div><div>'
-            f'<div class="bar"><b style="width:{percent:.1f}%"></b><i style="left:{threshold:.1f}%"></i></div>'
-            f'<p><strong>{html.escape(result["call"])}</strong> <span class="dim">(threshold {threshold:.1f} %)</span></p>'
+            f'<div class="bar"><b style="width:{percent:.1f}%"></b>{mark}</div>'
+            f"<p><strong>{html.escape(result['call'])}</strong>{words}</p>"
             "</div></div></section>"
         )
     return "".join(rows)

@@ -231,7 +231,7 @@ class Worker:
             reasons=result.reasons,
             probability=result.prediction.probability if result.prediction else None,
             threshold=result.prediction.threshold if result.prediction else None,
-            call=result.prediction.call if result.prediction else None,
+            call=_call(result.prediction) if result.prediction else None,
             objects=tuple(objects),
             timings_s={name: round(seconds, 3) for name, seconds in timings_s.items()},
         )
@@ -266,6 +266,12 @@ def _used(series: Sequence[Series], order: JobOrder, evidence: Evidence) -> list
     """Return the headers of what the result rests on: the chosen images, and the object that gave the roi."""
     wanted = {uid for c in order.chosen for uid in c.sop_instance_uids} | {evidence.roi.source_sop_instance_uid}
     return [d for s in series for d in s.instances if d.SOPInstanceUID in wanted]
+
+
+def _call(prediction: Prediction) -> str:
+    """Return the call in a word; of a system of several classes the most probable one, by its name."""
+    named = (outcome.words for outcome in prediction.outcomes if outcome.kind == "class")
+    return next(named, prediction.call) if prediction.call == "class" else prediction.call
 
 
 def _encode(dataset: Dataset) -> bytes:

@@ -41,7 +41,7 @@ _BRIEF = Plan(
 )
 _LONGER = Schedule(epochs=28, batch=8, rate=2e-3)
 DEMOS: Mapping[str, Demo] = {
-    "histotype_mri": Demo(220, 0.92, replace(_BRIEF, segmenter=_LONGER, network_share=0.2)),
+    "histotype_mri": Demo(220, 0.92, replace(_BRIEF, segmenter=_LONGER, segmenter_patients=70, network_share=0.32)),
     "plnm_us": Demo(
         260,
         0.92,
