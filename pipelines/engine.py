@@ -13,9 +13,10 @@ import highdicom as hd
 import onnxruntime
 
 from pipelines.decide import check_inclusion, decide
-from pipelines.errors import BadGeometry, MissingRoi
+from pipelines.errors import BadGeometry, MissingRoi, NotApplicable
 from pipelines.features import clinical, histogram, radiomics
 from pipelines.features.cnn import crop, occlusion_maps, place_maps
+from pipelines.imaging.elements import text
 from pipelines.imaging.geometry import build_volume, resample_mask
 from pipelines.imaging.intensity import preprocess
 from pipelines.imaging.regions import find_roi
@@ -164,6 +165,7 @@ def run(spec: PipelineSpec, bundle: Bundle, case: Case, *, progress: Progress = 
     BundleError, InferenceError
         The bundle or the computation failed (the job ends FAILED).
     """
+    _check_sex(spec, case)
     notes = check_inclusion(spec, case.clinical)
     if case.frame and case.frame.spacing_mm is None:
         notes = (*notes, "the image has no calibration: nothing was measured in millimetres, and features of size are in pixels")
@@ -192,6 +194,13 @@ def run(spec: PipelineSpec, bundle: Bundle, case: Case, *, progress: Progress = 
         frame=case.frame,
     )
     return replace(decided.prediction, flags=(*decided.prediction.flags, *notes)), evidence
+
+
+def _check_sex(spec: PipelineSpec, case: Case) -> None:
+    """Refuse a study that was routed here by mistake: a man's pelvis has no cervix, and a segmenter finds something in any image."""
+    header = next(iter(case.volumes.values())).sources[0]
+    if text(header, "PatientSex") == "M":
+        raise NotApplicable(f"{spec.title} does not apply: Patient's Sex (0010,0040) is M")
 
 
 def _draw_roi(spec: PipelineSpec, bundle: Bundle, case: Case) -> tuple[Roi, str]:

@@ -162,17 +162,22 @@ def _send(sent: Sent, folder: Path) -> None:
     assert {a.answer for a in answers} == {Answer.ACCEPTED}
 
 
-def test_region_that_was_sent_comes_back_as_one_segmentation_for_all_systems(sent: Sent, tmp_path: Path) -> None:
+def test_region_that_was_sent_comes_back_as_one_segmentation_for_each_sequence_that_it_lies_on(sent: Sent, tmp_path: Path) -> None:
     study = write_study(tmp_path, seed=22, roles=COMPLETE, with_seg=True, node_short_axis_mm=6.0)
     _send(sent, tmp_path)
     enter(sent.app.ledger, study.study_instance_uid, {"node_short_axis_mm": 6.0}, how="entered", actor="tests")
     jobs = sent.jobs(study.study_instance_uid, len(MRI))
     assert {system: job.state for system, job in jobs.items()} == dict.fromkeys(MRI, JobState.DONE)
-    segmented = [ds for job in jobs.values() for ds in sent.objects(job) if ds.SOPClassUID == SegmentationStorage]
-    assert len(segmented) >= len(MRI)
-    assert len({ds.SOPInstanceUID for ds in segmented}) == 1
-    assert len({ds.PixelData for ds in segmented}) == 1
-    assert len({ds.ContentTime for ds in segmented}) == 1
+    segmented = {
+        system: {ds.SOPInstanceUID: ds for ds in sent.objects(job) if ds.SOPClassUID == SegmentationStorage} for system, job in jobs.items()
+    }
+    assert all(len(of_system) == 1 for of_system in segmented.values())
+    on_t2w = [segmented[system] for system in ("lvsi_mri", "histotype_mri") if system in segmented]  # on which it was drawn
+    assert all(of_system.keys() == on_t2w[0].keys() for of_system in on_t2w)
+    assert len({uid for of_system in segmented.values() for uid in of_system}) == len(MRI) - len(on_t2w) + 1
+    every = [ds for ds in sent.pacs.received if ds.SOPInstanceUID in on_t2w[0]]
+    assert len(every) >= len(on_t2w)
+    assert len({(ds.PixelData, ds.ContentTime, ds.SeriesDescription) for ds in every}) == 1  # sent again, never changed
 
 
 @needs_lvsi
@@ -183,7 +188,8 @@ def test_study_without_contrast_agent_is_answered_by_the_reduced_model(sent: Sen
     reduced = jobs["lvsi_mri"]
     assert reduced.state is JobState.DONE, reduced.outcome and reduced.outcome.reasons
     (report,) = (ds for ds in sent.objects(reduced) if ds.SOPClassUID == Comprehensive3DSRStorage and ds.SeriesNumber == SR_SERIES)
-    assert "the reduced model was used, which does without CE_T1W" in str(report)
+    said = " ".join(str(item.get("TextValue", "")) for element in report.iterall() if element.VR == "SQ" for item in element.value)
+    assert "the reduced model was used, which does without CE_T1W" in said
     assert (jobs["olnm_mri"].state, jobs["olnm_mri"].outcome and jobs["olnm_mri"].outcome.code) == (JobState.REFUSED, "MISSING_SEQUENCE")
 
 
