@@ -36,7 +36,8 @@ _STOP_S = 20.0
 def main() -> int:
     """Start everything, say where to look, and end it at Ctrl-C or SIGTERM."""
     arguments = _parse()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for how in (signal.SIGINT, signal.SIGTERM):  # both: a shell's background processes are started with SIGINT ignored
+        signal.signal(how, _interrupt)
     try:
         ohif = fetch(arguments.cache)
         if arguments.folders:

@@ -11,7 +11,16 @@ import pytest
 from pydicom.sr.codedict import codes
 
 from pipelines import engine
-from pipelines.errors import BadGeometry, BundleError, InferenceError, MissingRoi, MissingSequence, UndecodablePixels
+from pipelines.errors import (
+    BadGeometry,
+    BundleError,
+    InferenceError,
+    MissingRoi,
+    MissingSequence,
+    NotApplicable,
+    UndecodablePixels,
+    UnusableDrawing,
+)
 from pipelines.features import radiomics
 from pipelines.imaging.geometry import build_volume, centroid, from_sitk, resample_mask, to_sitk
 from pipelines.imaging.sequences import choose
@@ -140,8 +149,19 @@ def test_truncated_pixels_are_named(tmp_path: Path) -> None:
 def test_no_tumour_is_no_number(tmp_path: Path, bundle: Bundle) -> None:
     case = _case(mr.write_study(tmp_path))
     flat = {role: replace(image, volume=image.volume.with_array(np.ones_like(image.volume.array))) for role, image in case.volumes.items()}
-    with pytest.raises(MissingRoi, match="found no tumour on T2W_FS"):
+    with pytest.raises(UnusableDrawing, match="found no tumour on T2W_FS") as caught:
         engine.run(SPEC, bundle, replace(case, volumes=flat))
+    assert caught.value.drawing.image is flat[SeriesRole.T2W_FS]
+    assert not caught.value.drawing.mask.array.any()
+
+
+def test_study_of_a_man_is_refused(tmp_path: Path, bundle: Bundle) -> None:
+    case = _case(mr.write_study(tmp_path))
+    for image in case.volumes.values():
+        for header in image.sources:
+            header.PatientSex = "M"
+    with pytest.raises(NotApplicable, match=r"Patient's Sex \(0010,0040\) is M"):
+        engine.run(SPEC, bundle, case)
 
 
 def test_roi_outside_a_sequence_is_refused(study: Path, bundle: Bundle) -> None:
