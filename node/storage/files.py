@@ -154,6 +154,7 @@ class StudyStore:
     def keep_shared(self, sop_instance_uid: str, content: bytes) -> bytes:
         """Store an object that several results have in common; return what is stored, the first one's: equal UIDs mean equal bytes."""
         path = self._shared / f"{check_uid(sop_instance_uid)}.dcm"
+        self._shared.mkdir(exist_ok=True)  # a worker may start before the node has prepared a data folder of an earlier build
         mine = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         write_durably(mine, content)
         try:

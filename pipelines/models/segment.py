@@ -32,7 +32,7 @@ def segment(image: ImageVolume, model: Segmenter, *, session: onnxruntime.Infere
     """Draw the tumour on one sequence: what the network marks, without gaps and strays, on the sequence's own grid.
 
     A slice without a mark between two that have one is filled in between their outlines, then the largest connected component is taken;
-    ``notes`` of the region say where that changed much, and where its size is unusual.
+    ``notes`` of the region say how many slices were filled, and when more than a tenth of what was marked lay elsewhere.
 
     Raises
     ------

@@ -108,12 +108,12 @@ def test_shipped_bundle_opens_and_states_that_it_is_a_demo(system: str) -> None:
 def test_shipped_bundle_found_the_planted_signal_and_does_not_overstate_it(system: str) -> None:
     manifest = load_bundle(MODELS / system / "demo-1", catalogue()[system]).manifest
     metrics, several = manifest.training.metrics, bool(catalogue()[system].classes)
-    error = deviation_by_chance(manifest.training.n) if several else metrics["nested_auc_se"]
+    error = largest_error(manifest.training.n) if several else metrics["nested_auc_se"]
     assert 0.5 + 2 * error < metrics["nested_auc"] <= metrics["bayes_auc"] + 2 * error
     assert metrics.get("lie_detector_valid", 1.0) == 1.0
 
 
-def deviation_by_chance(n: int) -> float:
+def largest_error(n: int) -> float:
     """Return about the largest standard deviation of a mean over classes of AUCs of random scores, of ``n`` patients with rare classes."""
     return 0.5 / float(np.sqrt(n))
 
