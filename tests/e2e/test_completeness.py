@@ -67,9 +67,9 @@ Start = Callable[..., Site]
 def start(tmp_path: Path, archive: Archive) -> Iterator[Start]:
     apps = []
 
-    def _start(*, query: bool = True, **route: object) -> Site:
+    def _start(*, query: bool = True, quiet_s: float = 0.5, **route: object) -> Site:
         settings = Settings(
-            node=NodeTable(port=0, storage_root=tmp_path / "data", quiet_s=0.5, min_free_mb=0),
+            node=NodeTable(port=0, storage_root=tmp_path / "data", quiet_s=quiet_s, min_free_mb=0),
             worker=WorkerTable(embedded=0),
             delivery=DeliveryTable(timeout_s=3),
             peers=(
@@ -173,7 +173,7 @@ def test_own_results_in_the_archive_are_not_missing(start: Start, archive: Archi
 
 
 def test_interleaved_studies_of_two_senders_over_many_associations(start: Start, archive: Archive, make_study: MakeStudy) -> None:
-    site = start()
+    site = start(quiet_s=10)  # seventeen associations one after the other must not look like the end, on a busy machine either
     scanner = Archive("SCANNER")
     studies = [make_study(6) for _ in range(3)]
     archive.instances = [ds for study in studies for ds in study]
