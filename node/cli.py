@@ -220,6 +220,9 @@ def _add_models(commands: _Commands[argparse.ArgumentParser]) -> None:
         help="train networks on other patients than the classifier (split), or anew in each fold (crossfit, slow) (%(default)s)",
     )
     train.add_argument("--late-fusion", action="store_true", help="join a clinical status after the network, not within (small cohorts)")
+    train.add_argument(
+        "--segmenter", type=Path, metavar="BUNDLE", help="take this bundle's segmenter: systems that share one see the same region"
+    )
     train.add_argument("--repeats", type=int, default=5, metavar="N", help="of the nested cross-validation (%(default)s)")
     train.add_argument("--permutations", type=int, default=20, metavar="N", help="of the labels, to test the recipe itself (%(default)s)")
     train.add_argument("--combat", action="store_true", help="harmonise features by site")

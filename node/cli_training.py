@@ -48,6 +48,7 @@ def train_bundle(args: Namespace) -> int:
         frozen=args.frozen,
         embedding=args.embedding,
         joint=not args.late_fusion,
+        segmenter_of=args.segmenter,
         repeats=args.repeats,
         permutations=args.permutations,
         combat=args.combat,

@@ -5,9 +5,12 @@ Training calls :func:`load_case`, :func:`prepare` and :func:`extract_features` t
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import highdicom as hd
 import onnxruntime
@@ -59,14 +62,20 @@ def load_case(series: Sequence[Series], chosen: Mapping[SeriesRole, Choice], spe
     """
     if SeriesRole.TVUS in chosen:  # has no patient coordinates, so it goes with no other sequence
         return load_ultrasound(series, chosen[SeriesRole.TVUS], names=spec.roi_names)
-    volumes = {role: build_volume(settle(choice, series, spec)) for role, choice in chosen.items()}
+    volumes = {role: _read_volume(settle(choice, series, spec)) for role, choice in chosen.items()}
     if spec.other_frame == "refuse":
         _check_one_frame(volumes, spec)
     roi = find_roi(series, volumes, names=spec.roi_names)
-    anchor = volumes[roi.role if roi else spec.roi.role if spec.roi.role in volumes else next(iter(volumes))]
+    anchor = volumes[roi.role if roi else next((role for role in spec.roi.roles if role in volumes), next(iter(volumes)))]
     frame = anchor.header.frame_of_reference_uid
     joined = {role: v if v.header.frame_of_reference_uid == frame else register(v, anchor) for role, v in volumes.items()}
     return Case(study_instance_uid=anchor.header.study_instance_uid, volumes=joined, roi=roi)
+
+
+def _read_volume(choice: Choice) -> ImageVolume:
+    stored = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in dict.fromkeys(str(d.filename) for d in choice.instances)]
+    numbers = [(text(f, "SOPInstanceUID"), getattr(f, "frame_number", 0)) for f in choice.frames]
+    return SHARED.get(digest("volume", choice.role, choice.score, choice.reason, stored, numbers), lambda: build_volume(choice))
 
 
 def _check_one_frame(volumes: Mapping[SeriesRole, ImageVolume], spec: PipelineSpec) -> None:
@@ -102,13 +111,13 @@ def _preprocess(image: ImageVolume, spec: PipelineSpec) -> hd.Volume:
 def extract_features(
     spec: PipelineSpec,
     prepared: Prepared,
-    cnns: Mapping[SeriesRole, onnxruntime.InferenceSession],
+    bundle: Bundle | None = None,
     *,
     progress: Progress = _silent,
 ) -> tuple[dict[str, float], dict[SeriesRole, hd.Volume]]:
     """Return every feature, named ``<role>:<block>:<feature>``, and the activation map of each network on its sequence's grid.
 
-    Sequences that the case does not have are left out; so are networks that ``cnns`` does not have, in a training run.
+    Sequences that the case does not have are left out; so are networks, which come with the bundle, in a training run.
     """
     features: dict[str, float] = {}
     maps: dict[SeriesRole, hd.Volume] = {}
@@ -120,8 +129,9 @@ def extract_features(
                 values = _measure_radiomics(image, mask, block)
             elif isinstance(block, Histogram):
                 values = histogram.extract(image, mask)
-            elif role in cnns:
-                values, maps[role] = _look(cnns[role], image, mask, block)
+            elif bundle and role in bundle.cnns:
+                key = digest("look", bundle.cnn_digests[role], block, image, mask)
+                values, maps[role] = SHARED.get(key, partial(_look, bundle.cnns[role], image, mask, block))
             else:
                 continue
             features |= {f"{role}:{block.name}:{name}": value for name, value in values.items()}
@@ -176,9 +186,10 @@ def run(spec: PipelineSpec, bundle: Bundle, case: Case, *, progress: Progress = 
         case, notes = replace(case, roi=roi), (*notes, *roi.notes)
     progress("preprocess")
     prepared = prepare(spec, case)
-    features, maps = extract_features(spec, prepared, bundle.cnns, progress=progress)
+    features, maps = extract_features(spec, prepared, bundle, progress=progress)
     progress("classify")
-    decided = decide(spec, bundle, features | clinical.features(case.clinical), roles=tuple(case.volumes), progress=progress)
+    roles = tuple(role for role in case.volumes if role in spec.required)
+    decided = decide(spec, bundle, features | clinical.features(case.clinical), roles=roles, progress=progress)
     evidence = Evidence(
         volumes=case.volumes,
         roi=roi,
@@ -187,7 +198,7 @@ def run(spec: PipelineSpec, bundle: Bundle, case: Case, *, progress: Progress = 
         occluded=frozenset(role for role in maps if not has_map(bundle.cnns[role])),
         contributions=decided.contributions,
         base_log_odds=decided.base_log_odds,
-        measurements=measure(roi, case, rois=prepared.rois, features=features),
+        measurements=measure(roi, case, rois=prepared.rois),
         segmenter=segmenter,
         clinical=tuple(case.clinical.values()),
         nomogram=decided.nomogram,
@@ -207,13 +218,13 @@ def _draw_roi(spec: PipelineSpec, bundle: Bundle, case: Case) -> tuple[Roi, str]
     model = bundle.manifest.segmenter
     if model is None:
         raise MissingRoi(f"no roi was sent and {bundle.label} has no segmenter")
-    if model.role not in case.volumes:
-        raise MissingRoi(f"no roi was sent and the study has no {model.role}, on which {bundle.label} draws it")
+    drawable = [role for role in spec.roi.roles if role in case.volumes and role in model.roles]
+    if not drawable:
+        raise MissingRoi(f"no roi was sent and the study has no {' or '.join(model.roles)}, on which {bundle.label} draws it")
     graph = bundle.manifest.files[model.file].sha256
     uncalibrated = case.frame is not None and case.frame.spacing_mm is None
     rule = replace(spec.roi, min_volume_ml=0.0, max_volume_ml=math.inf) if uncalibrated else spec.roi  # its pixels have no size
-    image = case.volumes[model.role]
-    roi = SHARED.get(
-        digest("segment", graph, rule, image.role, image.volume), lambda: segment(image, model, session=bundle.segmenter, rule=rule)
-    )
+    image = case.volumes[drawable[0]]
+    key = digest("segment", graph, model.network, model.input, model.spacing_mm, rule, image.role, image.volume)
+    roi = SHARED.get(key, lambda: segment(image, model, session=bundle.segmenter, rule=rule))
     return roi, f"{model.network} {graph[:12]}"

@@ -9,8 +9,11 @@ import numpy as np
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
+from pipelines.features import radiomics
+from pipelines.spec import Radiomics
 from pipelines.types import Case, Code, Measurement, Roi, SeriesRole
 
+_SHAPE = Radiomics((), image_types={"Original": {}}, classes={"shape": ("Maximum3DDiameter",)}, settings={}, count=1)
 _VOLUME = Code("118565006", "SCT", "Volume")
 _DIAMETER = Code("L0JK", "IBSI", "Maximum 3D Diameter of a Mesh")
 _LONG_AXIS = Code("103339001", "SCT", "Long Axis")
@@ -22,18 +25,16 @@ _MM2 = Code("mm2", "UCUM", "mm2")
 _ADC_UNIT = Code("10-6.mm2/s", "UCUM", "10-6.mm2/s")
 
 
-def measure(roi: Roi, case: Case, *, rois: Mapping[SeriesRole, hd.Volume], features: Mapping[str, float]) -> tuple[Measurement, ...]:
+def measure(roi: Roi, case: Case, *, rois: Mapping[SeriesRole, hd.Volume]) -> tuple[Measurement, ...]:
     """Return the measurements on ``roi``; ``rois`` has it on each sequence's grid.
 
-    In three dimensions: volume (ml), the mesh's largest diameter (mm) where radiomics gave it, mean ADC (1e-6 mm2/s) where the case has a
-    map. On ultrasound: area (mm2) and long axis (mm) of the section, or nothing where the image has no calibration.
+    In three dimensions: volume (ml), the mesh's largest diameter (mm), mean ADC (1e-6 mm2/s) where the case has a map. On
+    ultrasound: area (mm2) and long axis (mm) of the section, or nothing where the image has no calibration.
     """
     if case.frame:
         return _section(roi) if case.frame.spacing_mm else ()
     measured = [Measurement(_VOLUME, float(np.count_nonzero(roi.volume.array)) * roi.volume.voxel_volume / 1000.0, _ML)]
-    for name in (f"{roi.role}:{block}:original_shape_Maximum3DDiameter" for block in ("radiomics", "shape")):
-        if name in features:
-            measured.append(Measurement(_DIAMETER, features[name], _MM))
+    measured.append(Measurement(_DIAMETER, next(iter(radiomics.extract(roi.volume, roi.volume, _SHAPE).values())), _MM))
     if SeriesRole.ADC in case.volumes:
         inside = case.volumes[SeriesRole.ADC].volume.array[rois[SeriesRole.ADC].array > 0]
         measured.append(Measurement(_ADC, float(inside.mean()), _ADC_UNIT))

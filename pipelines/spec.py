@@ -28,6 +28,7 @@ def _words(default: Any) -> Any:
 
 
 _NO_RECIPE = Recipe()
+DRAWN_ON = (SeriesRole.T2W, SeriesRole.T2W_FS, SeriesRole.CE_T1W)  # sequences that show the tumour's outline in MR, the best first
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,13 @@ _B = TypeVar("_B", Radiomics, Histogram, Cnn)
 
 @dataclass(frozen=True, slots=True)
 class RoiRule:
-    """Where the roi is drawn when nobody sent one, and what implausible means (millilitres; mm2 where the roi is a single slice)."""
+    """Where the roi is drawn when nobody sent one, and what implausible means (millilitres; mm2 where the roi is a single slice).
 
-    role: SeriesRole
+    It is drawn on the first of ``roles`` that the study has, whether or not the system reads that sequence otherwise: systems with the
+    same rule and the same segmenter see the same region.
+    """
+
+    roles: tuple[SeriesRole, ...]
     min_volume_ml: float = 0.1
     max_volume_ml: float = 500.0
 

@@ -64,7 +64,7 @@ def build_result(sources: Sequence[Dataset], prediction: Prediction, evidence: E
 def _run_of_region(run: Run, evidence: Evidence, prediction: Prediction) -> Run:
     """Return what the segmentation's identity rests on: the same region is the same object, whichever systems and versions use it.
 
-    A region that was sent depends on no model of ours; one that a bundle drew, on that bundle.
+    A region that was sent depends on no model of ours; one that a network drew, on that network, which several bundles may have.
     """
     roi, drawn = evidence.roi, evidence.roi.origin is RoiOrigin.MODEL
     image = evidence.volumes[roi.role]
@@ -73,11 +73,11 @@ def _run_of_region(run: Run, evidence: Evidence, prediction: Prediction) -> Run:
         run.key,
         source_sop_instance_uids=tuple(sorted({str(source.SOPInstanceUID) for source in image.sources})),
         content_digest="\x1f".join([pixels, roi.role, roi.origin, roi.description, roi.segment_algorithm_type]),
-        model_digest=run.key.model_digest if drawn else "",
+        model_digest=evidence.segmenter or "" if drawn else "",
         version=1,
         variant=f"{prediction.bundle_status} {run.source.get('SpecificCharacterSet', '')}",
     )
-    return replace(run, key=key, model=run.model if drawn else "", segmenter=run.segmenter if drawn else None)
+    return replace(run, key=key, model="", segmenter=run.segmenter if drawn else None)
 
 
 def build_refusal(sources: Sequence[Dataset], refusal: Refusal, context: ReportContext) -> list[Dataset]:

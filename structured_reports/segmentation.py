@@ -63,8 +63,7 @@ def build_segmentation(evidence: Evidence, prediction: Prediction, run: Run) -> 
     )
     _identify_segment_per_frame(seg)
     _refer_to_frames(seg, image)
-    whose = prediction.finding if run.model else _REGION
-    stamp(seg, run, description=wording.series_description(whose, "SEG", version=1, status=status))
+    stamp(seg, run, description=wording.series_description(_REGION, "SEG", version=1, status=status))
     return seg
 
 
@@ -101,11 +100,9 @@ def _describe(evidence: Evidence, prediction: Prediction, run: Run) -> SegmentDe
     roi, algorithm, kind = evidence.roi, None, evidence.roi.segment_algorithm_type or "MANUAL"
     if roi.origin is RoiOrigin.MODEL:
         kind = "AUTOMATIC"
+        network, _, graph = (evidence.segmenter or "unknown").rpartition(" ")
         algorithm = hd.AlgorithmIdentificationSequence(
-            name=evidence.segmenter or prediction.system,
-            family=codes.concept(codes.AI),
-            version=prediction.bundle_version,
-            source=run.context.manufacturer,
+            name=network or graph, family=codes.concept(codes.AI), version=graph, source=run.context.manufacturer
         )
     elif kind != "MANUAL":  # another software's region: PS3.3 C.8.20.2 wants its name, of which we know what the SEG said
         algorithm = hd.AlgorithmIdentificationSequence(

@@ -46,7 +46,7 @@ def write_bundle(
     segmenter = None
     if with_segmenter:
         _save(segmenter_graph(), folder / "segmenter.onnx")
-        segmenter = {"file": "segmenter.onnx", "network": "threshold", "role": spec.roi.role, "spacing_mm": 2.0}
+        segmenter = {"file": "segmenter.onnx", "network": "threshold", "roles": spec.roi.roles, "spacing_mm": 2.0}
         segmenter["input"] = {"name": "image", "shape": [-1, 1, 64, 64], "axes": "ncyx", "range": "z-score"}
     decision = _write_decision(folder, "classifier", [*names, *(f"CLINICAL:value:{one.name}" for one in spec.clinical)], classes)
     imaging_only = _write_decision(folder, "imaging", names) if spec.clinical and with_imaging_only else None

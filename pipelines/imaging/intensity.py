@@ -11,7 +11,7 @@ from pipelines.spec import Preprocess
 from pipelines.types import ImageVolume, SeriesRole
 
 SCALE = 100.0  # per standard deviation: a bin width of 25 then gives some 20 to 40 grey levels, on raw z-scores it gives two
-_N4_VOXEL_MM = 6.0  # in-plane voxel size at which the field is fitted: coil fields vary over centimetres, and it takes a tenth of the time
+_N4_VOXEL_MM = 8.0  # in-plane voxel size at which the field is fitted: coil fields vary over centimetres
 _N4_SLICE_STEP = 2
 _N4_ITERATIONS = (30, 30, 20)
 

@@ -59,6 +59,20 @@ def find_roi(series: Sequence[Series], volumes: Mapping[SeriesRole, ImageVolume]
     return None
 
 
+def referenced_series(series: Sequence[Series]) -> set[str]:
+    """Return the UIDs of the series that the newest region of the study says it was drawn on; none where nobody sent one."""
+    candidates = [d for s in series for d in s.instances if _is_region(d)]
+    if not candidates:
+        return set()
+    newest = max(candidates, key=_made_at)
+    try:
+        if text(newest, "Modality") == "SEG":
+            return {text(item, "SeriesInstanceUID") for item in newest.get("ReferencedSeriesSequence") or []} - {""}
+        return set(_referenced_series(newest))
+    except UNREADABLE:  # whoever reads the region itself says what is wrong with it
+        return set()
+
+
 def _read_region(header: Dataset, volumes: Mapping[SeriesRole, ImageVolume], names: Collection[str]) -> Roi:
     what = f"{text(header, 'Modality')} {text(header, 'SOPInstanceUID')}"
     try:

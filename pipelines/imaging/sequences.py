@@ -11,6 +11,7 @@ from pipelines.imaging.diffusion_choice import as_choice, choose_dwi, compute_ad
 from pipelines.imaging.elements import text
 from pipelines.imaging.multiframe import expand
 from pipelines.imaging.parts import Part, split
+from pipelines.imaging.regions import referenced_series
 from pipelines.imaging.rules import Verdict, classify_part
 from pipelines.imaging.ultrasound_case import choose_image
 from pipelines.spec import PipelineSpec
@@ -56,8 +57,14 @@ def rank(series: Sequence[Series], spec: PipelineSpec) -> dict[SeriesRole, tuple
     return {role: tuple(choice for choice, _ in sorted(pairs, key=_merit, reverse=True)) for role, pairs in found.items() if pairs}
 
 
-def choose(series: Sequence[Series], spec: PipelineSpec) -> dict[SeriesRole, Choice]:
+def choose(
+    series: Sequence[Series], spec: PipelineSpec, ranked: Mapping[SeriesRole, tuple[Choice, ...]] | None = None
+) -> dict[SeriesRole, Choice]:
     """Choose one series per required role: the first of :func:`rank`, for TVUS the image with the best frame of the whole study.
+
+    Added is, where it is not among them, the series that the roi lies on: of :func:`outlined`.
+
+    ``ranked`` is what :func:`rank` returned, where the caller has it.
 
     A study that has one of the system's reduced sets of sequences, and no more, is chosen too; whether the bundle can use it is its affair.
 
@@ -68,7 +75,7 @@ def choose(series: Sequence[Series], spec: PipelineSpec) -> dict[SeriesRole, Cho
     MissingRoi
         A report outlines something on the ultrasound that cannot be used.
     """
-    ranked = rank(series, spec)
+    ranked = rank(series, spec) if ranked is None else ranked
     chosen: dict[SeriesRole, Choice] = {}
     missing: list[str] = []
     for role in spec.required:
@@ -83,7 +90,24 @@ def choose(series: Sequence[Series], spec: PipelineSpec) -> dict[SeriesRole, Cho
             missing.append(_missing_sentence(role, spec))
     if missing and not any(set(roles) == set(chosen) for roles in spec.reduced):
         raise MissingSequence("; ".join(missing))
-    return chosen
+    return chosen | outlined(series, ranked, chosen, spec)
+
+
+def outlined(
+    series: Sequence[Series], ranked: Mapping[SeriesRole, tuple[Choice, ...]], chosen: Mapping[SeriesRole, Choice], spec: PipelineSpec
+) -> dict[SeriesRole, Choice]:
+    """Return the series that the roi lies on, if it is none of those ``chosen`` and no other series has its role.
+
+    That is the one on which a person drew; where nobody did, the first of the system's :class:`RoiRule` that the study has. It must share
+    the chosen ones' frame of reference.
+    """
+    frames = {choice.header.frame_of_reference_uid for choice in chosen.values()}
+    near = {role: [c for c in ranked.get(role, ()) if {c.header.frame_of_reference_uid} == frames] for role in SeriesRole}
+    if drawn_in := referenced_series(series):
+        found = next((c for cs in near.values() for c in cs if c.header.series_instance_uid in drawn_in), None)
+    else:
+        found = next((chosen.get(role) or near[role][0] for role in spec.roi.roles if role in chosen or near[role]), None)
+    return {found.role: found} if found and found.role not in chosen else {}
 
 
 def settle(choice: Choice, series: Sequence[Series], spec: PipelineSpec) -> Choice:

@@ -62,6 +62,11 @@ class Bundle:
         """The feature extractors' sessions by sequence."""
         return {c.role: open_session(self.folder / c.file) for c in self.manifest.cnns}
 
+    @property
+    def cnn_digests(self) -> dict[SeriesRole, str]:
+        """SHA-256 (hex) of the feature extractors' graphs by sequence."""
+        return {c.role: self.manifest.files[c.file].sha256 for c in self.manifest.cnns}
+
     @cached_property
     def model(self) -> Model:
         """The bundle's decision."""

@@ -43,10 +43,12 @@ class Segmenter(_Frozen):
 
     file: str
     network: str
-    role: SeriesRole
+    roles: tuple[SeriesRole, ...] = Field(min_length=1, description="sequences that it was trained on")
     input: TensorSpec
     spacing_mm: float = Field(gt=0, description="in-plane pixel size the network was trained at")
-    dice: float | None = Field(default=None, description="mean Dice on unseen cases of the training data's kind")
+    dice: dict[SeriesRole, float] = Field(
+        default_factory=dict, description="by sequence, the mean Dice on unseen cases of the training data's kind"
+    )
 
 
 class CnnModel(_Frozen):

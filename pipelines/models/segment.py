@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import highdicom as hd
 import numpy as np
 import onnxruntime
@@ -16,6 +18,7 @@ from pipelines.spec import RoiRule
 from pipelines.types import Drawing, ImageVolume, Roi, RoiOrigin
 
 _MOST = 0.9  # of what the network marked; below it a reader is told that there was more
+USUAL_MM = (10.0, 40.0)  # diameter of a lesion, the prior of size with which the network is trained ([CRFE] loss)
 
 
 def to_slices(image: hd.Volume, *, spacing_mm: float, size: int) -> hd.Volume:
@@ -31,8 +34,9 @@ def to_slices(image: hd.Volume, *, spacing_mm: float, size: int) -> hd.Volume:
 def segment(image: ImageVolume, model: Segmenter, *, session: onnxruntime.InferenceSession, rule: RoiRule) -> Roi:
     """Draw the tumour on one sequence: what the network marks, without gaps and strays, on the sequence's own grid.
 
-    A slice without a mark between two that have one is filled in between their outlines, then the largest connected component is taken;
-    ``notes`` of the region say how many slices were filled, and when more than a tenth of what was marked lay elsewhere.
+    A slice without a mark between two that have one is filled in between their outlines, then the largest connected component is taken.
+    The region's ``description`` says what each of the two did and how the diameter compares with the prior of size; ``notes``, which a
+    reader must know, are that slices were filled and that more than a tenth of what was marked lay elsewhere.
 
     Raises
     ------
@@ -54,18 +58,27 @@ def segment(image: ImageVolume, model: Segmenter, *, session: onnxruntime.Infere
             f"(expected {rule.min_volume_ml:g} to {rule.max_volume_ml:g} ml)",
             Drawing(image, mask),
         )
-    notes = []
+    kept, notes = float(mask.array.sum() / drawn.sum()), []
     if filled:
         notes.append(f"the drawn region lacked {filled} slice{'s' if filled > 1 else ''} between others, which were filled in")
-    if (kept := float(mask.array.sum() / drawn.sum())) < _MOST:
+    if kept < _MOST:
         notes.append(f"the network marked several regions; the largest, with {kept:.0%} of what it marked, was taken")
     return Roi(
         role=image.role,
         volume=mask,
         origin=RoiOrigin.MODEL,
-        description=f"drawn by the segmentation network ({model.network})",
+        description=(
+            f"drawn by the segmentation network ({model.network}); largest part, {kept:.0%} of what it marked; slices filled: {filled}; "
+            f"{_diameter_mm(mask):.0f} mm across (usual: {USUAL_MM[0]:.0f} to {USUAL_MM[1]:.0f} mm)"
+        ),
         notes=tuple(notes),
     )
+
+
+def _diameter_mm(mask: hd.Volume) -> float:
+    """Return the diameter of the circle that has the area of the largest section, as the prior of size measures it."""
+    pixels = int(mask.array.sum(axis=(1, 2)).max())
+    return 2 * math.sqrt(pixels * mask.spacing[1] * mask.spacing[2] / math.pi)
 
 
 def fill_gaps(marked: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:

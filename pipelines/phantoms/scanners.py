@@ -14,7 +14,7 @@ _R = SeriesRole
 # the ADC map from the diffusion images before it.
 SEQUENCES: Mapping[str, tuple[SeriesRole, ...]] = {
     "olnm_mri": (_R.T1W, _R.T2W_FS, _R.DWI),
-    "lvsi_mri": (_R.T2W, _R.DWI, _R.ADC, _R.CE_T1W),
+    "lvsi_mri": (_R.T2W, _R.T2W_FS, _R.DWI, _R.ADC, _R.CE_T1W),  # fat-suppressed for the segmenter that all MR systems share
     "lnm_hybrid": (_R.T2W, _R.DWI, _R.ADC, _R.CE_T1W),
     "histotype_mri": (_R.T2W, _R.DWI, _R.ADC),
 }

@@ -6,7 +6,7 @@ say which treatment followed, which nobody knows at diagnosis, and two are found
 """
 
 from pipelines.recipe import Rank, Recipe
-from pipelines.spec import ClassLabel, Histogram, Inclusion, PipelineSpec, Preprocess, Radiomics, RoiRule
+from pipelines.spec import DRAWN_ON, ClassLabel, Histogram, Inclusion, PipelineSpec, Preprocess, Radiomics, RoiRule
 from pipelines.types import Code, SeriesRole
 
 _IMAGE = (SeriesRole.T2W,)
@@ -20,7 +20,7 @@ SPEC = PipelineSpec(
     required=(SeriesRole.T2W, SeriesRole.DWI, SeriesRole.ADC),
     b_value=800.0,
     preprocess=Preprocess(normalise=_IMAGE),
-    roi=RoiRule(role=SeriesRole.T2W),
+    roi=RoiRule(DRAWN_ON),
     blocks=(
         Radiomics(
             _IMAGE,

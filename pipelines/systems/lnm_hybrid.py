@@ -4,7 +4,7 @@ The trunk, the cut-off and how samples of one patient are joined are not public;
 """
 
 from pipelines.recipe import Recipe
-from pipelines.spec import Alternative, ClinicalInput, Cnn, PipelineSpec, Preprocess, RoiRule, Triplets
+from pipelines.spec import DRAWN_ON, Alternative, ClinicalInput, Cnn, PipelineSpec, Preprocess, RoiRule, Triplets
 from pipelines.types import Code, SeriesRole
 
 _IMAGE = (SeriesRole.CE_T1W,)
@@ -16,7 +16,7 @@ SPEC = PipelineSpec(
     site=Code("54268001", "SCT", "Pelvic lymph node"),
     required=_IMAGE,
     preprocess=Preprocess(),  # each crop is z-scored on its own
-    roi=RoiRule(role=SeriesRole.CE_T1W),
+    roi=RoiRule(DRAWN_ON),
     contrast_delay_s=180.0,
     blocks=(Cnn(roles=_IMAGE, view=Triplets(margin_px=5, size=64), status="node_positive", network="resnet18_2d"),),
     recipe=Recipe(classifiers=("LR",), nomogram=("node_positive",)),

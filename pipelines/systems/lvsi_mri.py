@@ -5,7 +5,7 @@ nonlinear ones). The ADC map keeps its unit, so that its grey levels mean the sa
 """
 
 from pipelines.recipe import Lasso, MannWhitney, Recipe, Repeatable
-from pipelines.spec import Cnn, Inclusion, PipelineSpec, Preprocess, Radiomics, RoiRule, SliceCrop
+from pipelines.spec import DRAWN_ON, Cnn, Inclusion, PipelineSpec, Preprocess, Radiomics, RoiRule, SliceCrop
 from pipelines.types import Code, SeriesRole
 
 _WEIGHTED = (SeriesRole.T2W, SeriesRole.CE_T1W)
@@ -38,7 +38,7 @@ SPEC = PipelineSpec(
     required=(SeriesRole.T2W, SeriesRole.ADC, SeriesRole.CE_T1W),
     b_value=800.0,
     preprocess=Preprocess(n4=_WEIGHTED, normalise=_WEIGHTED),
-    roi=RoiRule(role=SeriesRole.T2W),
+    roi=RoiRule(DRAWN_ON),
     contrast_delay_s=180.0,  # the late phase
     blocks=(
         Radiomics(_WEIGHTED, image_types=_IMAGE_TYPES, classes=_CLASSES, settings=_SETTINGS | {"binWidth": 25}, count=1409),

@@ -5,7 +5,7 @@ image types with 74 features each of first order, GLCM, GLRLM and GLSZM).
 """
 
 from pipelines.recipe import Decorrelate, Lasso, Mrmr, Recipe, Repeatable
-from pipelines.spec import Cnn, Cube, Inclusion, PipelineSpec, Preprocess, Radiomics, RoiRule
+from pipelines.spec import DRAWN_ON, Cnn, Cube, Inclusion, PipelineSpec, Preprocess, Radiomics, RoiRule
 from pipelines.types import Code, SeriesRole
 
 _SEQUENCES = (SeriesRole.T1W, SeriesRole.T2W_FS, SeriesRole.DWI)
@@ -18,7 +18,7 @@ SPEC = PipelineSpec(
     required=_SEQUENCES,
     b_value=800.0,
     preprocess=Preprocess(n4=_SEQUENCES, normalise=_SEQUENCES),
-    roi=RoiRule(role=SeriesRole.T2W_FS),
+    roi=RoiRule(DRAWN_ON),
     blocks=(
         Radiomics(
             roles=_SEQUENCES,

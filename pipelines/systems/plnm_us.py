@@ -40,7 +40,7 @@ SPEC = PipelineSpec(
     finding=Code("P.PLNM", "99CERVINODE", "Probability of pelvic lymph node metastasis"),
     site=Code("54268001", "SCT", "Pelvic lymph node"),
     required=_IMAGE,
-    roi=RoiRule(role=SeriesRole.TVUS, min_volume_ml=0.02, max_volume_ml=10.0),  # mm2 times 1 mm: 20 mm2 to 100 cm2
+    roi=RoiRule((SeriesRole.TVUS,), min_volume_ml=0.02, max_volume_ml=10.0),  # mm2 times 1 mm: 20 mm2 to 100 cm2
     blocks=(
         Radiomics(
             roles=_IMAGE,

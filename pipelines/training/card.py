@@ -21,7 +21,7 @@ _METRICS = {
     "bayes_auc": "best possible AUC of the planted signal (analytic)",
     "bayes_imaging_auc": "best possible AUC of what is planted in the images (analytic)",
     "bayes_clinical_auc": "best possible AUC of what is planted in clinical values (analytic)",
-    "segmenter_dice": "mean Dice of the segmenter on unseen cases",
+    "segmenter_dice": "mean Dice of the segmenter on unseen cases, on the sequence where it is lowest",
     "network_n": "cases that trained the networks",
 }
 _LISTED = 60  # inputs that are listed one by one
@@ -72,7 +72,10 @@ def _decisions(manifest: Manifest) -> list[tuple[str, Decision]]:
 def _networks(manifest: Manifest) -> list[str]:
     lines = [f"- `{c.file}`: {c.network} on {c.role}, {c.dim} features; {c.weights}." for c in manifest.cnns]
     if s := manifest.segmenter:
-        lines.insert(0, f"- `{s.file}`: {s.network} on {s.role}, {s.spacing_mm:g} mm pixels; draws the roi when none was sent.")
+        found = ", ".join(f"{role} {dice:.3f}" for role, dice in s.dice.items())
+        judged = f" Mean Dice on unseen cases: {found}." if found else ""
+        where = f"{', '.join(s.roles)}, {s.spacing_mm:g} mm pixels"
+        lines.insert(0, f"- `{s.file}`: {s.network}, trained on {where}; draws the roi when none was sent.{judged}")
     return lines
 
 

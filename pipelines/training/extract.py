@@ -22,16 +22,16 @@ from pipelines.errors import InferenceError, InputError
 from pipelines.features.clinical_dicom import from_study
 from pipelines.features.cnn import crop
 from pipelines.imaging.elements import text
-from pipelines.imaging.geometry import resample_mask
-from pipelines.imaging.sequences import choose
+from pipelines.imaging.geometry import build_volume, resample_mask
+from pipelines.imaging.sequences import choose, rank, settle
 from pipelines.imaging.series import find_dicom_files, read_series
 from pipelines.models.segment import to_slices
 from pipelines.spec import PipelineSpec
 from pipelines.systems import catalogue
 from pipelines.training.cohort import CohortRow, refuse
-from pipelines.types import Case, ClinicalValue, SeriesRole
+from pipelines.types import Case, Choice, ClinicalValue, ImageVolume, Series, SeriesRole
 
-CACHE_VERSION = "2"  # part of every cache key; raised when the extraction code changes what it returns
+CACHE_VERSION = "3"  # part of every cache key; raised when the extraction code changes what it returns
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,15 @@ class SliceGrid:
 class Extracted:
     """One patient's training data: features by name but for the networks', and what each network sees (n, channels, ...) by sequence.
 
-    ``slices`` and ``mask`` (n, y, x) are for the segmenter; ``second`` are the features from a second reader's region, if there is one;
-    ``clinical`` are values that the study itself tells; ``volume_ml`` is the roi's (mm2 on ultrasound); ``scanner`` is in words.
+    ``slices`` and ``masks`` (n, y, x) are for the segmenter, of each sequence that it may draw on; ``second`` are the features from another
+    reader's region, if there is one; ``clinical`` are values that the study itself tells; ``size`` is the roi's in ml (mm2 on
+    ultrasound); ``scanner`` is in words.
     """
 
     features: Mapping[str, float]
     views: Mapping[SeriesRole, NDArray[np.float32]]
-    slices: NDArray[np.float32]
-    mask: NDArray[np.uint8]
+    slices: Mapping[SeriesRole, NDArray[np.float32]]
+    masks: Mapping[SeriesRole, NDArray[np.uint8]]
     second: Mapping[str, float]
     clinical: Mapping[str, ClinicalValue]
     size: float
@@ -116,21 +117,22 @@ def _extract_to_cache(row: CohortRow, *, system: str, grid: SliceGrid, cache: Pa
 
 def _extract(row: CohortRow, paths: Sequence[Path], spec: PipelineSpec, grid: SliceGrid) -> Extracted:
     series = read_series(paths)
-    case = load_case(series, choose(series, spec), spec)
+    ranked = rank(series, spec)
+    case = load_case(series, choose(series, spec, ranked), spec)
     if case.roi is None:
         raise InputError("no roi: training needs a SEG, RTSTRUCT or outlines, in the roi column or in the study folder")
     prepared = prepare(spec, case)
-    features, _ = extract_features(spec, prepared, {})
+    features, _ = extract_features(spec, prepared)
     roles = spec.cnn.roles if spec.cnn else ()
     views = {r: crop(spec.cnn.view, prepared.images[r], prepared.rois[r]).array for r in roles if spec.cnn}
-    image = case.volumes[spec.roi.role]
-    slices = to_slices(image.volume, spacing_mm=grid.spacing_mm, size=grid.size)
-    header = image.sources[0]
+    shown = drawable(series, ranked, case, spec)
+    slices = {r: to_slices(image.volume, spacing_mm=grid.spacing_mm, size=grid.size) for r, image in shown.items()}
+    header = next(iter(case.volumes.values())).sources[0]
     return Extracted(
         features=features,
         views=views,
-        slices=slices.array,
-        mask=resample_mask(case.roi.volume, slices).array,
+        slices={role: seen.array for role, seen in slices.items()},
+        masks={role: resample_mask(case.roi.volume, seen).array for role, seen in slices.items()},
         second=_second_reader(row, paths, spec),
         clinical={**from_study(series), **row.clinical},
         size=float(np.count_nonzero(case.roi.volume.array)) * case.roi.volume.voxel_volume / (1.0 if case.frame else 1000.0),
@@ -139,12 +141,26 @@ def _extract(row: CohortRow, paths: Sequence[Path], spec: PipelineSpec, grid: Sl
     )
 
 
+def drawable(
+    series: Sequence[Series], ranked: Mapping[SeriesRole, tuple[Choice, ...]], case: Case, spec: PipelineSpec
+) -> dict[SeriesRole, ImageVolume]:
+    """Return every sequence of the study that the segmenter may draw on, whether or not the system reads it otherwise."""
+    found = {}
+    frame = next(iter(case.volumes.values())).header.frame_of_reference_uid
+    for role in spec.roi.roles:
+        if role in case.volumes:
+            found[role] = case.volumes[role]
+        elif near := [c for c in ranked.get(role, ()) if c.header.frame_of_reference_uid == frame]:
+            found[role] = build_volume(settle(near[0], series, spec))
+    return found
+
+
 def _second_reader(row: CohortRow, paths: Sequence[Path], spec: PipelineSpec) -> dict[str, float]:
     """Return the features from the second reader's region, nothing where there is none."""
     if row.second_roi is None:
         return {}
     case = read_case([*(p for p in paths if p != row.roi), row.second_roi], spec)
-    return extract_features(spec, prepare(spec, case), {})[0]
+    return extract_features(spec, prepare(spec, case))[0]
 
 
 def study_files(row: CohortRow) -> list[Path]:
@@ -165,14 +181,14 @@ def _write_extracted(file: Path, data: Extracted) -> None:
         "names": np.array(names),
         "values": np.array([data.features[n] for n in names]),
         "second": np.array([data.second[n] for n in names] if data.second else []),
-        "slices": data.slices,
-        "mask": data.mask,
         "clinical": np.array(json.dumps([asdict(v) for v in data.clinical.values()])),
         "size": np.array(data.size),
         "scanner": np.array(data.scanner),
         "synthetic": np.array(data.synthetic),
     }
     arrays |= {f"view_{role}": view for role, view in data.views.items()}
+    arrays |= {f"slices_{role}": shown for role, shown in data.slices.items()}
+    arrays |= {f"mask_{role}": mask for role, mask in data.masks.items()}
     partial_file = file.with_suffix(".partial")  # renamed when whole, so that a killed run leaves nothing half written
     with partial_file.open("wb") as stream:
         np.savez(stream, **arrays)
@@ -225,9 +241,15 @@ class ExtractedFile:
         """Return what a network sees of a sequence, (n, channels, ...)."""
         return np.asarray(self._read(f"view_{role}"), dtype=np.float32)
 
-    def slices(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Return what the segmenter sees and ought to say, both (n, y, x)."""
-        return self._read("slices"), self._read("mask")
+    @cached_property
+    def drawable(self) -> tuple[SeriesRole, ...]:
+        """Sequences that the segmenter may draw on."""
+        with np.load(self.path, allow_pickle=False) as stored:
+            return tuple(SeriesRole(name.removeprefix("slices_")) for name in stored.files if name.startswith("slices_"))
+
+    def slices(self, role: SeriesRole) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Return what the segmenter sees of a sequence and ought to say, both (n, y, x)."""
+        return self._read(f"slices_{role}"), self._read(f"mask_{role}")
 
     @cached_property
     def _names(self) -> list[str]:

@@ -176,7 +176,7 @@ def write_up(found: Found, *, manifest: Manifest, digest: str, date: datetime.da
         sample_size=minimum_sample_size(max(len(stage.selection.names), 1), float(np.mean(labels == labels.max()))),
         events_per_variable=events_per_variable(int((labels == 1).sum()), int((labels != 1).sum()), max(candidates, 1)),
         conformal_coverage=None if found.several else _coverage(found),
-        segmenter_dice=manifest.segmenter.dice if manifest.segmenter else None,
+        segmenter_dice=min(manifest.segmenter.dice.values(), default=None) if manifest.segmenter else None,
         performance=None if found.several else _performance(found),
         several=_several(found) if found.several else None,
         rivals=() if found.several else _rivals(found),

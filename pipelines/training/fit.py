@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipelines.models.segment import USUAL_MM
 from pipelines.training.crfe import Crfe
 from pipelines.training.networks import FeatureNet
 
 Float32Array = NDArray[np.float32]
 Progress = Callable[[str], None]
 THREADS = 2  # fixed: sums over another number of threads round differently
-PRIOR_CM = (1.0, 4.0)  # usual diameter of the lesion ([CRFE] loss)
+PRIOR_CM = tuple(mm / 10 for mm in USUAL_MM)  # usual diameter of the lesion ([CRFE] loss)
 PRIOR_WEIGHT = 0.01  # [CRFE] does not publish it
 GAIN = 0.001  # of the validation Dice, below which an epoch is no better than the best one before ([CRFE] training)
 _TURN, _SCALE, _NOISE = 15.0, 0.1, 0.01  # degrees, share and standard deviation of the segmenter's augmentation ([CRFE] preprocessing)

@@ -145,7 +145,7 @@ def _digest_files(paths: Sequence[Path]) -> str:
 
 def _summarise(spec: PipelineSpec, case: Case, prediction: Prediction, evidence: Evidence) -> Judged:
     headers = {role: image.sources[0] for role, image in case.volumes.items()}
-    scanner, numbers = headers[spec.roi.role], {label.code: label.number for label in spec.classes}
+    scanner, numbers = next(iter(headers.values())), {label.code: label.number for label in spec.classes}
     return Judged(
         probability=prediction.probability,
         threshold=prediction.threshold,

@@ -30,6 +30,7 @@ class Plan:
     embedding : ``split`` trains the networks on patients that the classifier never sees; ``crossfit`` trains them anew within each fold,
         so that all patients serve both, for many times the computing time.
     joint : whether a network that takes a clinical status is trained end to end; the small-cohort fallback is late fusion.
+    segmenter_of : a bundle whose segmenter is taken as it is: systems that share one see the same region on a study.
     permutations : of the labels, for the lie detector.
     compare_fusion : judge a Transformer fusion of the sequences beside the recipe ([OLNM]).
     """
@@ -43,6 +44,7 @@ class Plan:
     inner_folds: int = 2  # of the cross-fit
     joint: bool = True
     cnn: Schedule = field(default_factory=lambda: Schedule(epochs=10, batch=4, rate=1e-3))
+    segmenter_of: Path | None = None
     segmenter_widths: tuple[int, int, int] = (16, 32, 64)
     segmenter_units: int = 128
     segmenter_pools: Literal[2, 3] = 3

@@ -36,7 +36,7 @@ from pipelines.training.outcome import FILE_NAME, Outcome, write_outcome
 from pipelines.training.patients import Patients, gather
 from pipelines.training.plan import Plan, Progress, Run
 from pipelines.training.recipe import System, fit
-from pipelines.training.segmenter import train_segmenter
+from pipelines.training.segmenter import make_segmenter, read_segmenter
 from pipelines.training.statement import INTENDED_USE, describe_network, describe_training, leakage, made_with, recipe_words
 from pipelines.training.table import Table, role_of
 from pipelines.types import BundleStatus, SeriesRole
@@ -138,6 +138,8 @@ class _Training:
     def check(self) -> None:
         """Find what is wrong with the cohort before anything takes long."""
         self.patients.check()
+        if folder := self.run.plan.segmenter_of:
+            read_segmenter(folder, self.run.spec, synthetic=self.patients.synthetic)
         block = self.run.spec.cnn
         if block is None:
             return
@@ -235,14 +237,15 @@ class _Training:
         """Write every file of the bundle; the manifest names each by its hash."""
         run, patients = self.run, self.patients
         trained_on, others, disjoint = patients.division
-        unseen = others if disjoint else np.setdiff1d(others, trained_on[: run.plan.segmenter_patients])
-        segmenter = train_segmenter(run, [patients.files[i] for i in trained_on], [patients.rows[i] for i in unseen])
+        own = trained_on[: 0 if run.plan.segmenter_of else run.plan.segmenter_patients]
+        unseen = others if disjoint else np.setdiff1d(others, own)
+        segmenter = make_segmenter(run, [patients.files[i] for i in trained_on], [patients.rows[i] for i in unseen])
         cnns = [self._take_net(role, net) for role, net in self.nets.items()]
         parts = decisions.write(run, self.system, self.final_table, reduced={roles: system for roles, (system, _) in self.reduced.items()})
         metrics = self.found.metrics | known | {"network_n": float(len(trained_on)) if cnns else 0.0}
         metrics |= {f"nested_auc_{'_'.join(roles)}": auc for roles, (_, auc) in self.reduced.items()}
-        if segmenter.dice is not None:
-            metrics["segmenter_dice"] = segmenter.dice
+        if segmenter.dice:
+            metrics["segmenter_dice"] = min(segmenter.dice.values())
         manifest = Manifest(
             system=run.spec.name,
             version=name,

@@ -46,7 +46,7 @@ from pipelines.types import Code, SeriesRole
 ROLES = (SeriesRole.T2W, SeriesRole.ADC)
 SPEC = replace(
     OLNM, name="t2_adc", title="Test system on T2 and ADC",
-    required=ROLES, b_value=None, preprocess=Preprocess(normalise=(SeriesRole.T2W,)), roi=RoiRule(role=SeriesRole.T2W),
+    required=ROLES, b_value=None, preprocess=Preprocess(normalise=(SeriesRole.T2W,)), roi=RoiRule((SeriesRole.T2W,)),
     blocks=(
         replace(OLNM.blocks[0], roles=ROLES, image_types={"Original": {}}, classes={"shape": (), "firstorder": ()}, count=32,
                 settings={"binCount": 32}),

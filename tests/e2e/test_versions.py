@@ -42,7 +42,7 @@ from pipelines.types import SeriesRole
 ROLES = (SeriesRole.T2W,)
 PLAIN = replace(
     OLNM, name="{name}", title="Small system of the tests", required=ROLES, b_value=None, preprocess=Preprocess(normalise=ROLES),
-    roi=RoiRule(role=SeriesRole.T2W),
+    roi=RoiRule((SeriesRole.T2W,)),
     blocks=(replace(OLNM.blocks[0], roles=ROLES, image_types={{"Original": {{}}}}, classes={{"shape": (), "firstorder": ()}}, count=32,
                     settings={{"binCount": 32}}),),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,9 +158,10 @@ def test_no_tumour_is_no_number(tmp_path: Path, bundle: Bundle) -> None:
 
 def test_study_of_a_man_is_refused(tmp_path: Path, bundle: Bundle) -> None:
     case = _case(mr.write_study(tmp_path))
-    for image in case.volumes.values():
-        for header in image.sources:
-            header.PatientSex = "M"
+    volumes = {role: replace(image, sources=tuple(map(copy.deepcopy, image.sources))) for role, image in case.volumes.items()}
+    case = replace(case, volumes=volumes)
+    for header in (header for image in volumes.values() for header in image.sources):
+        header.PatientSex = "M"
     with pytest.raises(NotApplicable, match=r"Patient's Sex \(0010,0040\) is M"):
         engine.run(SPEC, bundle, case)
 

@@ -70,7 +70,7 @@ def test_late_phase_is_sagittal_after_the_injection(choices: dict[SeriesRole, tu
 
 
 def test_study_serves_the_sequences_of_olnm_mri(case: Case) -> None:
-    assert set(case.volumes) == set(SPEC.required)
+    assert set(case.volumes) == {*SPEC.required, R.T2W}  # on which the tumour is drawn
     assert case.roi is not None and case.roi.origin is RoiOrigin.SEG
     assert {b for d in case.volumes[R.DWI].sources for b in [d.DiffusionBValue]} == {800.0}
 

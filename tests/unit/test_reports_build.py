@@ -142,7 +142,7 @@ def test_every_uid_changes_with_what_the_result_depends_on(result: Result, objec
     else:
         context = make_context(**{"station": {"station": "OTHER"}, "version": {"version": 2}}[change])
     changed = Result(sources, prediction, evidence, context).build()
-    of_others = change in ("pixel", "version", "source")  # of another sequence than the roi's: the segmentation is the same object
+    of_others = change in ("pixel", "version", "source", "bundle")  # nothing of the roi's sequence or of who drew it: the same segmentation
     for before, after in zip(objects, changed, strict=True):
         same = of_others and before.SOPClassUID == SegmentationStorage
         assert (before.SOPInstanceUID == after.SOPInstanceUID) is same
@@ -156,17 +156,21 @@ def _encode(dataset: Dataset) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(("origin", "shared"), [(RoiOrigin.SEG, True), (RoiOrigin.MODEL, False)])
-def test_systems_that_use_the_same_region_have_one_segmentation(origin: RoiOrigin, shared: bool) -> None:
+@pytest.mark.parametrize(
+    ("origin", "segmenter", "shared"),
+    [(RoiOrigin.SEG, "", True), (RoiOrigin.MODEL, "CRFE abc", True), (RoiOrigin.MODEL, "CRFE def", False)],
+)
+def test_systems_that_use_the_same_region_have_one_segmentation(origin: RoiOrigin, segmenter: str, shared: bool) -> None:
     one = make_result(origin=origin)
+    one = replace(one, evidence=replace(one.evidence, segmenter="CRFE abc" if segmenter else None))
     prediction = make_prediction(system="lvsi_mri", bundle_version="demo-9", bundle_digest="f" * 64)
     context = replace(one.context, spec=catalogue()["lvsi_mri"], version=3, predecessor=None)
-    other = Result(one.sources, prediction, one.evidence, context)
+    other = Result(one.sources, prediction, replace(one.evidence, segmenter=segmenter or None), context)
     first, second = (next(d for d in result.build() if d.SOPClassUID == SegmentationStorage) for result in (one, other))
     assert (first.SOPInstanceUID == second.SOPInstanceUID) is shared
     assert (first.SeriesInstanceUID == second.SeriesInstanceUID) is shared
     assert (_encode(first) == _encode(second)) is shared
-    assert ("TUMOUR" in first.SeriesDescription) is shared
+    assert "TUMOUR" in first.SeriesDescription
 
 
 def test_later_versions_keep_the_segmentation_of_the_region_that_the_bundle_drew(result: Result, objects: list[Dataset]) -> None:
@@ -188,7 +192,7 @@ def test_versions_are_told_apart(result: Result, objects: list[Dataset]) -> None
     again = second.build()
     assert [d.SeriesDescription for d in again[-4:]] == [
         "[RUO] DEMO OLNM v2 pages",
-        "[RUO] DEMO OLNM SEG",  # the region is still the same
+        "[RUO] DEMO TUMOUR SEG",  # the region is still the same, and no one system's
         "[RUO] DEMO OLNM v2 ROI",
         "[RUO] DEMO OLNM v2",
     ]

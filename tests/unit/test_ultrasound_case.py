@@ -36,7 +36,7 @@ SPEC = replace(
     required=(SeriesRole.TVUS,),
     b_value=None,
     preprocess=Preprocess(),
-    roi=RoiRule(role=SeriesRole.TVUS),
+    roi=RoiRule((SeriesRole.TVUS,)),
     blocks=(Radiomics((SeriesRole.TVUS,), {"Original": {}}, {"firstorder": ()}, {"binWidth": 5}, 18, plane="largest"),),
     roi_names=("Mass",),
     inclusion=(),
