@@ -44,9 +44,9 @@ DEMOS: Mapping[str, Demo] = {
         220,
         0.9,
         11,
-        replace(_BRIEF, segmenter=Schedule(epochs=20, batch=8, rate=2e-3), segmenter_patients=44, network_share=0.2),
+        replace(_BRIEF, segmenter=Schedule(epochs=24, batch=8, rate=2e-3), segmenter_patients=24, network_share=0.2),
     ),
-    "olnm_mri": Demo(170, 0.9, 12, replace(_BRIEF, cnn=Schedule(epochs=6, batch=4, rate=1e-3)), segmenter_of="lvsi_mri"),
+    "olnm_mri": Demo(200, 0.9, 12, replace(_BRIEF, cnn=Schedule(epochs=6, batch=4, rate=1e-3)), segmenter_of="lvsi_mri"),
     "histotype_mri": Demo(220, 0.92, 13, replace(_BRIEF, network_share=0.1), segmenter_of="lvsi_mri"),
     "lnm_hybrid": Demo(
         260,
