@@ -228,6 +228,7 @@ def _add_models(commands: _Commands[argparse.ArgumentParser]) -> None:
     train.add_argument("--combat", action="store_true", help="harmonise features by site")
     train.add_argument("--compare-fusion", action="store_true", help="judge a Transformer fusion of the sequences beside the recipe")
     train.add_argument("--workers", type=int, default=2, metavar="N", help="processes (%(default)s)")
+    _add_config(train)
     evaluate = _add(
         commands,
         "evaluate",

@@ -36,7 +36,7 @@ def train_bundle(args: Namespace) -> int:
     """Train a bundle and write its report."""
     _check_training_is_installed()
     from pipelines.training.plan import Plan
-    from pipelines.training.report import write_report
+    from pipelines.training.report import FILE_NAME
     from pipelines.training.train import train
 
     if args.frozen and not args.weights:
@@ -55,11 +55,20 @@ def train_bundle(args: Namespace) -> int:
         compare_fusion=args.compare_fusion,
         workers=args.workers,
     )
-    trained = train(args.system, args.cohort, out=args.out, date=date.today(), seed=args.seed, plan=plan, progress=say)
+    trained = train(
+        args.system,
+        args.cohort,
+        out=args.out,
+        date=date.today(),
+        seed=args.seed,
+        plan=plan,
+        systems_path=settings_of(args).node.systems_path,
+        progress=say,
+    )
     for warning in trained.outcome.warnings:
         say(f"warning: {warning}")
     say(f"bundle {trained.bundle}")
-    say(f"report {write_report(trained.outcome, trained.report)}")
+    say(f"report {trained.report / FILE_NAME}")
     return OK
 
 
@@ -71,8 +80,17 @@ def evaluate_bundle(args: Namespace) -> int:
 
     if args.workers < 1:
         raise ConfigError(f"--workers: at least one process is needed, not {args.workers}")
-    trusted = settings_of(args).node.trusted_keys
-    found = evaluate(args.bundle, args.cohort, out=args.out, date=date.today(), trusted_keys=trusted, workers=args.workers, progress=say)
+    node = settings_of(args).node
+    found = evaluate(
+        args.bundle,
+        args.cohort,
+        out=args.out,
+        date=date.today(),
+        trusted_keys=node.trusted_keys,
+        systems_path=node.systems_path,
+        workers=args.workers,
+        progress=say,
+    )
     for line in ("", *describe(found), "", str(args.out / FILE_NAME), f"report {write_evaluation_report(found, args.out)}"):
         say(line)
     return OK

@@ -15,7 +15,7 @@ from pipelines.types import ClinicalValue
 COLUMNS = ("patient", "study", "label")  # required; roi, roi2, site and split are optional, and clinical values by their names
 SPLITS = ("", "train", "test")
 MIN_EVENTS = 10  # of either class: below that nothing can be selected or judged
-_NAMED = 5  # rows named in an error before "and n more"
+_NAMED = 9  # rows named in an error before "and n more"; of a class that is too small all are
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def read_cohort(path: Path, *, classes: Collection[int] = (0, 1), each: int = MI
     refuse(path, "the study folder does not exist", [f"line {r.line}: {r.study}" for r in cohort if not r.study.is_dir()])
     rois = [(r.line, roi) for r in cohort for roi in (r.roi, r.second_roi) if roi]
     refuse(path, "the roi file does not exist", [f"line {line}: {roi}" for line, roi in rois if not roi.is_file()])
-    check_labels(str(path), [r.label for r in cohort], each=each)
+    check_labels(str(path), cohort, each=each)
     return cohort
 
 
@@ -109,21 +109,32 @@ def _row(folder: Path, line: int, fields: Mapping[str, str], known: Sequence[str
     )
 
 
-def check_labels(where: str, labels: Sequence[int], *, each: int = MIN_EVENTS) -> None:
+def check_labels(where: str, rows: Sequence[CohortRow], *, each: int = MIN_EVENTS) -> None:
     """Raise CohortError where the label is constant or a class has fewer rows than ``each``, by default what nested folds need."""
-    count = Counter(labels)
+    count = Counter(row.label for row in rows)
     if len(count) < 2:
-        raise CohortError(f"{where}: the label is the same in all {len(labels)} rows")
+        raise CohortError(f"{where}: the label is the same in all {len(rows)} rows: {name_rows([row.where for row in rows])}")
     if min(count.values()) < each:
         if set(count) <= {0, 1}:
             named = f"{count[1]} positive and {count[0]} negative rows"
         else:
             named = " and ".join(f"{n} rows of class {c}" for c, n in sorted(count.items()) if n < each)
-        raise CohortError(f"{where}: {named} are too few, at least {each} of each are needed")
+        few = "; ".join(f"label {c}: {name_class(rows, c)}" for c, n in sorted(count.items()) if n < each)
+        raise CohortError(f"{where}: {named} are too few, at least {each} of each are needed ({few})")
+
+
+def name_class(rows: Sequence[CohortRow], label: int) -> str:
+    """Name the first few rows with a label."""
+    return name_rows([row.where for row in rows if row.label == label])
+
+
+def name_rows(rows: Sequence[str]) -> str:
+    """Name the first few of some rows, and say how many more there are."""
+    more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+    return "; ".join(rows[:_NAMED]) + more
 
 
 def refuse(path: Path, problem: str, rows: Sequence[str]) -> None:
     """Raise CohortError with the first few of ``rows``, if there are any."""
     if rows:
-        more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
-        raise CohortError(f"{path}: {problem}: {'; '.join(rows[:_NAMED])}{more}")
+        raise CohortError(f"{path}: {problem}: {name_rows(rows)}")

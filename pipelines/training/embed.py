@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 from pipelines.engine import network_features
+from pipelines.errors import CohortError, NotFinite
 from pipelines.features import clinical
 from pipelines.models.manifest import Parity
 from pipelines.models.session import STATUS, open_session
@@ -90,16 +91,25 @@ class Networks:
         return Net(path, Parity.model_validate_json(record.read_text()), self.architecture)
 
     def embed(self, nets: dict[SeriesRole, Net], rows: Rows) -> Table:
-        """Return the deep features of patients by these networks."""
+        """Return the deep features of patients by these networks.
+
+        Raises
+        ------
+        CohortError
+            A patient's features are not finite; the message names the row.
+        """
         sessions = {role: open_session(net.path) for role, net in nets.items()}
         features = []
         for i in rows:
             one: dict[str, float] = {}
             for role, session in sessions.items():
-                values, _ = network_features(session, self.files[i].view(role), self.block)
+                try:
+                    values, _ = network_features(session, self.files[i].view(role), self.block)
+                except NotFinite as error:
+                    raise CohortError(f"{self.files[i].where}, {role}: {error}") from error
                 one |= {f"{role}:{self.block.name}:{name}": value for name, value in values.items()}
             features.append(one | self._joined(one, int(i)))
-        return Table.of([self.files[i].key for i in rows], features)
+        return Table.of([self.files[i].where for i in rows], features)
 
     def _joined(self, features: dict[str, float], i: int) -> dict[str, float]:
         """Add the joint answer for the patient's own status; the plan may leave it out in favour of late fusion."""

@@ -17,8 +17,9 @@ from pipelines.models.manifest import Manifest
 from pipelines.spec import PipelineSpec
 from pipelines.systems import catalogue
 from pipelines.training.breakdown import class_columns, has_call, judge_finding, one_against_rest
-from pipelines.training.cohort import MIN_EVENTS, CohortRow, read_cohort
+from pipelines.training.cohort import MIN_EVENTS, CohortRow, name_rows, read_cohort
 from pipelines.training.evaluation import BundleFacts, Evaluation, Finding, Flow, PatientRow, RefusedRow, tell_labels, write_evaluation
+from pipelines.training.identity import check_identities
 from pipelines.training.intervals import RESAMPLES, Estimate
 from pipelines.training.judge import Answer, Judged, Refused, judge_cohort
 from pipelines.training.several import SeveralClasses, judge_several
@@ -42,6 +43,7 @@ def evaluate(
     out: Path,
     date: datetime.date,
     trusted_keys: Collection[str] = (),
+    systems_path: Path | None = None,
     workers: int = 2,
     seed: int = 1,
     resamples: int = RESAMPLES,
@@ -56,6 +58,7 @@ def evaluate(
     ----------
     date : of the evaluation, as the result states it.
     trusted_keys : public keys of those who may release bundles, see :func:`pipelines.models.bundle.load_bundle`.
+    systems_path : a folder with a site's own declarations of systems, see :func:`pipelines.systems.catalogue`.
     seed, resamples : of the bootstrap.
     progress : called with one line for a person per step.
 
@@ -64,23 +67,33 @@ def evaluate(
     BundleError
         The bundle cannot be used.
     CohortError
-        The table cannot be used, or too few patients of a class could be judged.
+        The table cannot be used, a study or a patient stands in two of its rows, or too few patients of a class could be judged.
     """
-    spec = _spec_of(bundle_folder)
+    spec = _spec_of(bundle_folder, systems_path)
     bundle = load_bundle(bundle_folder, spec, trusted_keys=trusted_keys)
     facts = _bundle_facts(bundle, spec)
     rows = read_cohort(cohort_csv, classes=[c.number for c in spec.classes] or (0, 1), each=1 if facts.classes else MIN_EVENTS)
     check_tally(cohort_csv)
     judged = [r for r in rows if r.split != "train"]
-    answers = judge_cohort(judged, bundle, trusted_keys=trusted_keys, cache_folder=out / "patients", workers=workers, progress=progress)
+    answers = judge_cohort(
+        judged,
+        bundle,
+        trusted_keys=trusted_keys,
+        systems_path=systems_path,
+        cache_folder=out / "patients",
+        workers=workers,
+        progress=progress,
+    )
+    known = [(a.row, a.outcome.identity) for a in answers if isinstance(a.outcome, Judged)]
+    untold = check_identities(cohort_csv, [row for row, _ in known], [identity for _, identity in known])
     flow, patients = _flow(rows, answers), [_patient(a, a.outcome) for a in answers if isinstance(a.outcome, Judged)]
     _check_enough(cohort_csv, flow, facts)
-    numbers = judge_patients(facts, patients, seed=seed, resamples=resamples)
+    numbers = judge_patients(facts, patients, seed=seed, resamples=resamples, systems_path=systems_path)
     digest = _digest(cohort_csv, answers)
     look = Look(date, cohort_csv.name, digest, spec.name, facts.version, bundle.digest, len(patients), numbers.auc.value)
     tally = count_look(cohort_csv.parent, look)
     synthetic = any(isinstance(a.outcome, Judged) and a.outcome.synthetic for a in answers)
-    evaluation = assemble(facts, flow, patients, numbers, look=look, tally=tally, synthetic=synthetic, seed=seed)
+    evaluation = assemble(facts, flow, patients, numbers, look=look, tally=tally, synthetic=synthetic, seed=seed, warnings=untold)
     write_evaluation(out / FILE_NAME, evaluation)
     return evaluation
 
@@ -93,12 +106,14 @@ class Numbers(NamedTuple):
     several: SeveralClasses | None
 
 
-def judge_patients(facts: BundleFacts, patients: Sequence[PatientRow], *, seed: int, resamples: int) -> Numbers:
+def judge_patients(
+    facts: BundleFacts, patients: Sequence[PatientRow], *, seed: int, resamples: int, systems_path: Path | None = None
+) -> Numbers:
     """Judge a bundle's answers, of which there are at least two of each class (of several classes, of two of them)."""
     if not facts.classes:
         finding = judge_finding(facts.finding, patients, seed=seed, resamples=resamples)
         return Numbers(Estimate(finding.auc.value, finding.auc.interval), (finding,), None)
-    known, spec = facts.classes, catalogue()[facts.system]
+    known, spec = facts.classes, catalogue(systems_path)[facts.system]
     several = judge_several(*class_columns(patients, known), known=known, spec=spec, seed=seed, resamples=resamples)
     asked = one_against_rest(patients, known, spec)
     return Numbers(several.mean_auc, tuple(judge_finding(name, rows, seed=seed, resamples=resamples) for name, rows in asked), several)
@@ -114,10 +129,12 @@ def assemble(
     tally: Tally,
     synthetic: bool,
     seed: int,
+    warnings: Sequence[str] = (),
 ) -> Evaluation:
     """Put together what was found and how far to believe it.
 
-    ``look`` is this evaluation as it was counted; ``synthetic`` says that there is a phantom among the patients.
+    ``look`` is this evaluation as it was counted; ``synthetic`` says that there is a phantom among the patients,
+    ``warnings`` what else is to be known of them.
     """
     sites = _sites(patients)
     external = _is_external(sites, facts.training_sites)
@@ -125,7 +142,7 @@ def assemble(
         format_version=2,
         date=look.date,
         statement=_statement(facts, synthetic, external),
-        warnings=tuple(_warnings(facts, flow, tally, patients, numbers.several)),
+        warnings=(*_warnings(facts, flow, tally, patients, numbers.several), *warnings),
         bundle_digest=look.bundle_digest,
         cohort_digest=look.cohort_digest,
         cohort=look.cohort,
@@ -146,15 +163,16 @@ def assemble(
     )
 
 
-def _spec_of(folder: Path) -> PipelineSpec:
+def _spec_of(folder: Path, systems_path: Path | None) -> PipelineSpec:
     """Return the declaration of the system that a bundle is for."""
     try:
         system = Manifest.model_validate_json((folder / MANIFEST).read_bytes()).system
     except (OSError, ValueError) as error:
         raise BundleError(f"{folder / MANIFEST} cannot be read: {error}") from error
-    if system not in catalogue():
+    specs = catalogue(systems_path)
+    if system not in specs:
         raise BundleError(f"{folder / MANIFEST} is a bundle of {system}, which is no system here")
-    return catalogue()[system]
+    return specs[system]
 
 
 def _bundle_facts(bundle: Bundle, spec: PipelineSpec) -> BundleFacts:
@@ -270,7 +288,7 @@ def _warnings(
         counts = tell_labels(flow.labels, classes=facts.classes) + ("" if several else f" and {flow.labels.get(0, 0)} without")
         yield f"{counts}: below {PRECISE} patients of a class, intervals are wide and calibration can hardly be judged."
     if several:
-        yield from _class_warnings(facts, flow, several)
+        yield from _class_warnings(facts, flow, patients, several)
     if drawn := flow.roi_origins.get("MODEL", 0):
         yield f"The tumour was drawn by the bundle's segmenter in {drawn} patients, by a person in the others."
     if flagged := sum(bool(x.flags) for x in patients):
@@ -279,8 +297,10 @@ def _warnings(
         yield tally.sentence
 
 
-def _class_warnings(facts: BundleFacts, flow: Flow, several: SeveralClasses) -> Iterator[str]:
+def _class_warnings(facts: BundleFacts, flow: Flow, patients: Sequence[PatientRow], several: SeveralClasses) -> Iterator[str]:
     if never := {c: n for c, n in flow.labels.items() if c not in facts.classes}:
-        yield f"The bundle cannot call {tell_labels(never, classes=list(never))}: its training cohort had none; they count as wrong."
+        named = name_rows([f"line {x.line} ({x.patient})" for x in patients if x.label in never])
+        told = tell_labels(never, classes=list(never))
+        yield f"The bundle cannot call {told} ({named}): its training cohort had none; they count as wrong."
     if several.unjudged:
         yield f"Not judged, for want of two patients on either side or of a model that knows both: {'; '.join(several.unjudged)}."

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,9 +27,9 @@ from pipelines.imaging.sequences import choose, rank, settle
 from pipelines.imaging.series import find_dicom_files, read_series
 from pipelines.models.segment import to_slices
 from pipelines.spec import PipelineSpec
-from pipelines.systems import catalogue
 from pipelines.training.cohort import CohortRow, refuse
-from pipelines.types import Case, Choice, ClinicalValue, ImageVolume, Series, SeriesRole
+from pipelines.training.identity import Identity, identify
+from pipelines.types import Case, Choice, ClinicalValue, ImageVolume, Roi, Series, SeriesRole
 
 CACHE_VERSION = "3"  # part of every cache key; raised when the extraction code changes what it returns
 
@@ -60,6 +60,7 @@ class Extracted:
     size: float
     scanner: str
     synthetic: bool
+    identity: Identity
 
 
 def extract_cohort(
@@ -81,10 +82,10 @@ def extract_cohort(
     cache.mkdir(parents=True, exist_ok=True)
     files: list[ExtractedFile] = []
     failures: list[str] = []
-    task = partial(_extract_to_cache, system=spec.name, grid=grid, cache=cache)
+    task = partial(_extract_to_cache, spec=spec, grid=grid, cache=cache)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_use_one_thread) as pool:
         for i, (row, (file, failure)) in enumerate(zip(rows, pool.map(task, rows), strict=True), start=1):
-            files.append(ExtractedFile(file))
+            files.append(ExtractedFile(file, row.where))
             if failure:
                 failures.append(f"line {row.line} ({row.patient}): {failure}")
             if i % 10 == 0 or i == len(rows):
@@ -98,9 +99,8 @@ def _use_one_thread() -> None:
     threadpool_limits(1)  # many small eigenvalue problems: threads of several processes would only wait for one another
 
 
-def _extract_to_cache(row: CohortRow, *, system: str, grid: SliceGrid, cache: Path) -> tuple[Path, str]:
+def _extract_to_cache(row: CohortRow, *, spec: PipelineSpec, grid: SliceGrid, cache: Path) -> tuple[Path, str]:
     """Return the patient's cache file and, when it could not be made, why."""
-    spec = catalogue()[system]
     try:
         paths = study_files(row)
         key = hashlib.sha256(f"{CACHE_VERSION} {spec.method_digest()} {grid}".encode())
@@ -133,11 +133,12 @@ def _extract(row: CohortRow, paths: Sequence[Path], spec: PipelineSpec, grid: Sl
         views=views,
         slices={role: seen.array for role, seen in slices.items()},
         masks={role: resample_mask(case.roi.volume, seen).array for role, seen in slices.items()},
-        second=_second_reader(row, paths, spec),
+        second=_second_reader(row, series, case.roi, spec),
         clinical={**from_study(series), **row.clinical},
         size=float(np.count_nonzero(case.roi.volume.array)) * case.roi.volume.voxel_volume / (1.0 if case.frame else 1000.0),
         scanner=" ".join(t for k in ("Manufacturer", "ManufacturerModelName", "MagneticFieldStrength") if (t := text(header, k))),
         synthetic=text(header, "ImageComments") == "SYNTHETIC PHANTOM",
+        identity=identify(case, spec.required),
     )
 
 
@@ -155,17 +156,24 @@ def drawable(
     return found
 
 
-def _second_reader(row: CohortRow, paths: Sequence[Path], spec: PipelineSpec) -> dict[str, float]:
-    """Return the features from the second reader's region, nothing where there is none."""
+def _second_reader(row: CohortRow, series: Sequence[Series], first: Roi, spec: PipelineSpec) -> dict[str, float]:
+    """Return the features from the second reader's region in place of the first one's, nothing where there is none."""
     if row.second_roi is None:
         return {}
-    case = read_case([*(p for p in paths if p != row.roi), row.second_roi], spec)
+    images = [Path(d.filename) for s in series for d in s.instances if text(d, "SOPInstanceUID") != first.source_sop_instance_uid]
+    case = read_case([*images, row.second_roi], spec)
+    (drawn,) = read_series([row.second_roi])[0].instances
+    if case.roi is None or case.roi.source_sop_instance_uid != text(drawn, "SOPInstanceUID"):
+        raise InputError(
+            f"the region in {row.second_roi.name} is not the one that is used: the study holds newer ones than the two readers'"
+        )
     return extract_features(spec, prepare(spec, case))[0]
 
 
 def study_files(row: CohortRow) -> list[Path]:
-    """Return the files of a patient's study, and of the roi where it lies elsewhere."""
-    paths = find_dicom_files(row.study)
+    """Return the files of a patient's study, without the second reader's region, and of the roi where it lies elsewhere."""
+    second = row.second_roi and row.second_roi.resolve()
+    paths = [path for path in find_dicom_files(row.study) if path.resolve() != second]
     return [*paths, row.roi] if row.roi and row.roi not in paths else paths
 
 
@@ -185,6 +193,7 @@ def _write_extracted(file: Path, data: Extracted) -> None:
         "size": np.array(data.size),
         "scanner": np.array(data.scanner),
         "synthetic": np.array(data.synthetic),
+        "identity": np.array(astuple(data.identity)),
     }
     arrays |= {f"view_{role}": view for role, view in data.views.items()}
     arrays |= {f"slices_{role}": shown for role, shown in data.slices.items()}
@@ -196,10 +205,11 @@ def _write_extracted(file: Path, data: Extracted) -> None:
 
 
 class ExtractedFile:
-    """What :func:`extract_cohort` kept of one patient, each part read when it is asked for."""
+    """What :func:`extract_cohort` kept of one patient, each part read when it is asked for; ``where`` names the row in a message."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, where: str = "") -> None:
         self.path = path
+        self.where = where or path.name
 
     @property
     def key(self) -> str:
@@ -236,6 +246,11 @@ class ExtractedFile:
     def synthetic(self) -> bool:
         """Whether this is a phantom."""
         return bool(self._read("synthetic"))
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Whose study this is."""
+        return Identity(*map(str, self._read("identity")))
 
     def view(self, role: SeriesRole) -> NDArray[np.float32]:
         """Return what a network sees of a sequence, (n, channels, ...)."""

@@ -25,9 +25,10 @@ from pipelines.spec import PipelineSpec
 from pipelines.systems import catalogue
 from pipelines.training.cohort import CohortRow
 from pipelines.training.extract import study_files
+from pipelines.training.identity import Identity, identify
 from pipelines.types import Case, Evidence, Prediction, as_float
 
-_VERSION = "2"  # part of every key; raised when the serving code changes what it returns
+_VERSION = "3"  # part of every key; raised when the serving code changes what it returns
 _REPORT_EVERY = 10  # patients
 PHANTOM = "SYNTHETIC PHANTOM"  # Image Comments (0020,4000) of every phantom image
 
@@ -47,6 +48,7 @@ class Judged:
     field_strength_t: float | None
     synthetic: bool
     classes: dict[int, float]
+    identity: Identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +73,14 @@ def judge_cohort(
     bundle: Bundle,
     *,
     trusted_keys: Collection[str],
+    systems_path: Path | None,
     cache_folder: Path,
     workers: int,
     progress: Callable[[str], None],
 ) -> list[Answer]:
     """Return the bundle's answer for every row, in order. Answers are kept in ``cache_folder``, refusals are tried anew each time.
 
-    ``trusted_keys`` are those that the bundle was opened with: every process opens it anew.
+    ``trusted_keys`` and ``systems_path`` are those that the bundle was opened with: every process opens it anew.
 
     Raises
     ------
@@ -85,7 +88,7 @@ def judge_cohort(
         The bundle cannot be opened: that is no fault of a patient's.
     """
     cache_folder.mkdir(parents=True, exist_ok=True)
-    opened = partial(_open, bundle.manifest.system, bundle.folder, tuple(trusted_keys))
+    opened = partial(_open, bundle.manifest.system, bundle.folder, tuple(trusted_keys), systems_path)
     task = partial(_judge, opened=opened, digest=bundle.digest, cache_folder=cache_folder)
     answers: list[Answer] = []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_use_one_thread) as pool:
@@ -102,9 +105,9 @@ def _use_one_thread() -> None:
 
 
 @cache
-def _open(system: str, folder: Path, trusted_keys: tuple[str, ...]) -> tuple[PipelineSpec, Bundle]:
+def _open(system: str, folder: Path, trusted_keys: tuple[str, ...], systems_path: Path | None) -> tuple[PipelineSpec, Bundle]:
     """Open the bundle once per process."""
-    spec = catalogue()[system]
+    spec = catalogue(systems_path)[system]
     return spec, load_bundle(folder, spec, trusted_keys=trusted_keys)
 
 
@@ -158,6 +161,7 @@ def _summarise(spec: PipelineSpec, case: Case, prediction: Prediction, evidence:
         field_strength_t=as_float(scanner.get("MagneticFieldStrength")),
         synthetic=any(text(h, "ImageComments") == PHANTOM for h in headers.values()),
         classes={numbers[o.code]: o.probability for o in prediction.outcomes if o.kind == "class"},
+        identity=identify(case, spec.required),
     )
 
 
@@ -169,4 +173,5 @@ def _write(file: Path, judged: Judged) -> None:
 
 def _read(file: Path) -> Judged:
     stored = json.loads(file.read_text(encoding="utf-8"))
-    return Judged(**(stored | {"flags": tuple(stored["flags"]), "classes": {int(k): p for k, p in stored["classes"].items()}}))
+    classes = {int(k): p for k, p in stored["classes"].items()}
+    return Judged(**(stored | {"flags": tuple(stored["flags"]), "classes": classes, "identity": Identity(**stored["identity"])}))

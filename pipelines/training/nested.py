@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from threadpoolctl import threadpool_limits
 
 from pipelines.recipe import Lasso, Pca, Recipe
+from pipelines.training.answers import Answer, Answers, Task, read_answer, write_answer
 from pipelines.training.discrimination import area
 from pipelines.training.recipe import System, fit
 from pipelines.training.select import Labels
@@ -62,29 +64,6 @@ class Narrowed:
         return inner.columns(self.keep), outer.columns(self.keep)
 
 
-class Task(NamedTuple):
-    """One model to fit on some patients and to ask about others."""
-
-    recipe: Recipe
-    train: Table
-    test: Table
-    labels: Labels  # of the training patients
-    second: Table | None
-    seed: int
-    families: tuple[str, ...] | None = None
-
-
-class Answer(NamedTuple):
-    """What a model says of unseen patients: probabilities (n,) or (n, classes), calls, whether conformal sets hold 0 and 1."""
-
-    probabilities: FloatArray
-    calls: NDArray[np.int64]
-    plausible: NDArray[np.bool_]  # (n, 2)
-    selected: tuple[str, ...]
-    classes: tuple[int, ...]
-    family: str
-
-
 @dataclass(frozen=True, eq=False)
 class Nested:
     """Out-of-fold answers of a repeated cross-validation; arrays are (repeats, patients) or (repeats, patients, classes).
@@ -104,7 +83,7 @@ class Nested:
 
 @dataclass(frozen=True)
 class Judge:
-    """Runs tasks in ``workers`` processes."""
+    """Runs tasks in ``workers`` processes. With ``answers``, what was answered before is found on disk."""
 
     recipe: Recipe
     embedding: Embedding
@@ -113,6 +92,7 @@ class Judge:
     second: Table | None = None
     workers: int = 1
     progress: Progress = lambda line: None
+    answers: Answers | None = None
 
     def nested(
         self, *, repeats: int, labels: Labels | None = None, families: tuple[str, ...] | None = None, what: str = "nested"
@@ -160,15 +140,24 @@ class Judge:
         return Task(self.recipe, inner, outer, labels[train], second, self.seed, families)
 
     def _run(self, tasks: Sequence[Task], what: str) -> Iterator[Answer]:
-        if self.workers == 1:
-            for i, task in enumerate(tasks, start=1):
-                yield judge(task)
+        places = [self.answers.place(task) if self.answers else None for task in tasks]
+        known = [place is not None and place.exists() for place in places]
+        if n := sum(known):
+            self.progress(f"{what}: {n} of {len(tasks)} models were judged before")
+        asked = self._ask([(task, place) for task, place, there in zip(tasks, places, known, strict=True) if not there])
+        for i, (place, there) in enumerate(zip(places, known, strict=True), start=1):
+            if place is not None and there:
+                yield read_answer(place)
+            else:
+                yield next(asked)
                 self.progress(f"{what}: {i} of {len(tasks)} models")
+
+    def _ask(self, tasks: Sequence[tuple[Task, Path | None]]) -> Iterator[Answer]:
+        if self.workers == 1 or not tasks:
+            yield from map(_judge_and_keep, tasks)
             return
         with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"), initializer=_use_one_thread) as pool:
-            for i, answer in enumerate(pool.map(judge, tasks), start=1):
-                yield answer
-                self.progress(f"{what}: {i} of {len(tasks)} models")
+            yield from pool.map(_judge_and_keep, tasks)
 
 
 def outer_folds(labels: Labels, *, seed: int) -> list[tuple[Rows, Rows]]:
@@ -200,6 +189,15 @@ def area_of(probabilities: FloatArray, labels: Labels, classes: Sequence[int]) -
     if probabilities.ndim == 1:
         return area(probabilities, labels)
     return float(np.mean([area(probabilities[:, k], (labels == c).astype(np.int64)) for k, c in enumerate(classes)]))
+
+
+def _judge_and_keep(asked: tuple[Task, Path | None]) -> Answer:
+    """Answer a task, and write the answer down where it is done: what other processes have not finished does not matter."""
+    task, place = asked
+    answer = judge(task)
+    if place:
+        write_answer(place, answer)
+    return answer
 
 
 def judge(task: Task) -> Answer:

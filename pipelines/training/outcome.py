@@ -191,6 +191,7 @@ class Outcome:
     nomogram: Nomogram | None = None
     conformal_aim: float | None = None
     method_digest: str = ""
+    unrepeatable: int | None = None  # features that the final fit dropped because two readers' regions do not agree on them
 
 
 def write_outcome(path: Path, outcome: Outcome) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,11 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from pipelines.decide import broken_rules
 from pipelines.errors import CohortError
 from pipelines.features import clinical
-from pipelines.recipe import Recipe
+from pipelines.recipe import Recipe, Repeatable
 from pipelines.spec import PipelineSpec
-from pipelines.training.cohort import CohortRow, check_labels, refuse
+from pipelines.training.cohort import CohortRow, check_labels, name_class, name_rows, refuse
 from pipelines.training.extract import ExtractedFile
+from pipelines.training.identity import check_identities
 from pipelines.training.nested import can_judge
 from pipelines.training.outcome import CohortFlow
 from pipelines.training.plan import Plan, Progress
@@ -27,6 +28,8 @@ from pipelines.training.select import Labels
 from pipelines.training.site_effect import check_sites
 from pipelines.training.table import Rows, Table
 from pipelines.types import ClinicalValue
+
+LEAST_SECOND = 15  # judged patients with a second region: with fewer, a fold's training part may have next to none
 
 
 class Division(NamedTuple):
@@ -71,17 +74,21 @@ def gather(
     Raises
     ------
     CohortError
-        Too few patients are left, see :func:`divide`; or what ``extract`` raises.
+        Too few patients are left, see :func:`divide`, or have a second region; or what ``extract`` raises.
     """
     places, outside = exclude(rows, [row.clinical for row in rows], spec)
     inside = [rows[i] for i in places]
     _check_left(path, inside, outside, progress)
-    divide(path, inside, spec.recipe, plan, seed=seed)  # what is wrong with the table is said before anything takes long
+    division = divide(path, inside, spec.recipe, plan, seed=seed)  # what is wrong with the table is said before anything takes long
+    _check_second_regions(path, inside, division, spec.recipe)
     files = extract(inside)
     places, told = exclude(inside, [file.clinical for file in files], spec)  # a study may tell what the table does not
     inside, files = [inside[i] for i in places], [files[i] for i in places]
     _check_left(path, inside, told, progress)
-    return Patients(path, spec, inside, files, divide(path, inside, spec.recipe, plan, seed=seed), (*outside, *told))
+    if told:
+        division = divide(path, inside, spec.recipe, plan, seed=seed)
+        _check_second_regions(path, inside, division, spec.recipe)
+    return Patients(path, spec, inside, files, division, (*outside, *told))
 
 
 def _check_left(path: Path, inside: Sequence[CohortRow], outside: Sequence[Excluded], progress: Progress) -> None:
@@ -91,7 +98,20 @@ def _check_left(path: Path, inside: Sequence[CohortRow], outside: Sequence[Exclu
         progress(f"left out, as the system was made for patients with {rule}: {named}")
     if outside:
         where = f"{path}, without {len(outside)} rows that the system was not made for ({outside[0].row.where}: {outside[0].rule})"
-        check_labels(where, [row.label for row in inside if row.split != "test"])
+        check_labels(where, [row for row in inside if row.split != "test"])
+
+
+def _check_second_regions(path: Path, rows: Sequence[CohortRow], division: Division, recipe: Recipe) -> None:
+    """Raise CohortError where there are second regions, and the recipe asks for them, but of too few judged patients."""
+    everyone = [row.where for row in rows if row.second_roi]
+    judged = [i for i in division.judged if rows[i].second_roi]
+    if everyone and len(judged) < LEAST_SECOND and _asks_readers(recipe):
+        problem = f"{len(judged)} of the {len(division.judged)} patients that the decision is fitted on have a second region (roi2)"
+        refuse(path, f"{problem}, {LEAST_SECOND} or more are needed, or none; in the table have one", everyone)
+
+
+def _asks_readers(recipe: Recipe) -> bool:
+    return any(isinstance(step, Repeatable) for step in recipe.steps)
 
 
 def divide(path: Path, rows: Sequence[CohortRow], recipe: Recipe, plan: Plan, *, seed: int) -> Division:
@@ -104,20 +124,25 @@ def divide(path: Path, rows: Sequence[CohortRow], recipe: Recipe, plan: Plan, *,
     """
     usable = np.array([i for i, row in enumerate(rows) if row.split != "test"], dtype=np.intp)
     labels = np.array([row.label for row in rows])
-    check_labels(f"{path}, the part for training", labels[usable].tolist())
+    unseen = sorted({row.label for row in rows} - set(labels[usable].tolist()))
+    held_out = [f"label {c}: {name_class(rows, c)}" for c in unseen]
+    refuse(path, "all rows of a class are marked test, so that no model could know it", held_out)
+    check_labels(f"{path}, the part for training", [rows[i] for i in usable])
     division = Division(usable, usable, False)
     if plan.embedding == "split" and not plan.frozen:
         chooser = StratifiedShuffleSplit(n_splits=1, train_size=plan.network_share, random_state=seed)
         first, second = next(chooser.split(usable, labels[usable]))
         division = Division(np.sort(usable[first]), np.sort(usable[second]), True)
     where = f"{path}, the part for the classifier"
-    check_labels(where, labels[division.judged].tolist())
+    judged = [rows[i] for i in division.judged]
+    check_labels(where, judged)
     counts = Counter(labels[division.judged].tolist())
     if not can_judge(recipe, list(counts.values())):
-        named = ", ".join(f"{n} with the label {c}" for c, n in sorted(counts.items()))
-        raise CohortError(f"{where}: {named} are too few for this recipe, whose steps are repeated in the training parts of nested folds")
+        named, fewest = ", ".join(f"{n} with the label {c}" for c, n in sorted(counts.items())), min(counts, key=lambda c: counts[c])
+        steps = "whose steps are repeated in the training parts of nested folds"
+        raise CohortError(f"{where}: {named} are too few for this recipe, {steps} (label {fewest}: {name_class(judged, fewest)})")
     if plan.combat:
-        check_sites([rows[i].site for i in division.judged])
+        check_sites([row.site for row in judged])
     return division
 
 
@@ -135,15 +160,43 @@ class Patients:
     division: Division
     excluded: tuple[Excluded, ...] = ()
 
-    def check(self) -> None:
-        """Raise CohortError where a study stands in two rows, or a clinical value that the recipe needs is not known or always the same."""
-        count = Counter(file.key for file in self.files)
-        twice = [row.where for row, file in zip(self.rows, self.files, strict=True) if count[file.key] > 1]
-        refuse(self.path, "rows with the same study", twice)
+    def check(self) -> tuple[str, ...]:
+        """Return the warnings.
+
+        Raises
+        ------
+        CohortError
+            A study or a patient stands in two rows, or a clinical value that the recipe needs is not known or always the same.
+        """
+        warnings = self.warnings
         for name in (n for n in self.table.names if n.startswith(clinical.FEATURE_PREFIX)):
             if np.ptp(self.table.take([name])) == 0:
                 known = clinical.title_of(name.removeprefix(clinical.FEATURE_PREFIX))
                 raise CohortError(f"{self.path}, the part for the classifier: {known} is the same in all rows")
+        return warnings
+
+    @cached_property
+    def untold(self) -> tuple[str, ...]:
+        """What Patient IDs do not tell of who stands in the table twice, in words; raises as :meth:`check` does."""
+        return check_identities(self.path, self.rows, [file.identity for file in self.files])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be known of the cohort, though nothing forbids to train on it."""
+        return (*self.untold, *self._classes_without_rows(), *self._regions_without_use())
+
+    def _classes_without_rows(self) -> Iterator[str]:
+        present, lost = set(self.all_labels.tolist()), {one.row.label for one in self.excluded}
+        for label in sorted(lost - present):
+            named = name_rows([one.row.where for one in self.excluded if one.row.label == label])
+            yield f"All rows of class {label} break a rule of inclusion ({named}): the bundle will never call it."
+        if never := [f"{c.number} ({c.code.meaning})" for c in self.spec.classes if c.number not in present | lost]:
+            yield f"The table has no row of class {', '.join(never)}: the bundle will never call it, whoever has it."
+
+    def _regions_without_use(self) -> Iterator[str]:
+        given = [row.where for row in self.rows if row.second_roi]
+        if given and not _asks_readers(self.spec.recipe):
+            yield f"Second regions (roi2) have no use: the recipe of {self.spec.name} does not ask which features are repeatable."
 
     @cached_property
     def judged_rows(self) -> list[CohortRow]:

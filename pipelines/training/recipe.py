@@ -41,7 +41,7 @@ class Selection:
     """Which features a classifier uses: their names, after the projections that make some of them.
 
     For the report: ``candidates`` are the names of all features that could have been chosen, ``path`` is the last LASSO's, of the features
-    ``on_path``.
+    ``on_path``; ``unrepeatable`` is how many features two readers' regions did not agree on, ``None`` where that was not asked.
     """
 
     names: tuple[str, ...]
@@ -49,6 +49,7 @@ class Selection:
     candidates: tuple[str, ...] = ()
     path: LassoPath | None = None
     on_path: tuple[str, ...] = ()
+    unrepeatable: int | None = None
 
     def take(self, table: Table) -> FloatArray:
         """Return the chosen features of raw rows, (n, k)."""
@@ -154,6 +155,7 @@ def choose_features(steps: Sequence[Step], table: Table, labels: Labels, *, seed
     projections: dict[str, Projection] = {}
     candidates, on_path = list(table.names), work.names
     path: LassoPath | None = None
+    unrepeatable: int | None = None
     for step in steps:
         inside = np.array([i for i, name in enumerate(work.names) if step.on in ("", block_of(name))], dtype=np.intp)
         if not len(inside):
@@ -173,9 +175,11 @@ def choose_features(steps: Sequence[Step], table: Table, labels: Labels, *, seed
             path, on_path = select.lasso_path(part.values, labels, seed=seed, folds=step.folds), part.names
         kept = set(inside[_choose(step, part, labels, seed=seed, second=second, path=path)].tolist())
         work = work.at([i for i in range(len(work.names)) if i not in set(inside.tolist()) or i in kept])
+        if isinstance(step, Repeatable) and second is not None:
+            unrepeatable = len(inside) - len(kept)
     if not work.names:
         raise CohortError("no feature passed the recipe's steps")
-    return Selection(work.names, projections, tuple(candidates), path, on_path)
+    return Selection(work.names, projections, tuple(candidates), path, on_path, unrepeatable)
 
 
 def _choose(step: Step, part: Table, labels: Labels, *, seed: int, second: Table | None, path: LassoPath | None) -> Rows:

@@ -100,14 +100,18 @@ def describe_network(net: Net, file: str, role: SeriesRole, block: Cnn, plan: Pl
     )
 
 
-def leakage(plan: Plan, *, with_networks: bool) -> tuple[str, ...]:
-    """Say what was done so that no label reached a number that speaks for the model."""
+def leakage(plan: Plan, *, with_networks: bool, patients_told: bool) -> tuple[str, ...]:
+    """Say what was done so that no label reached a number that speaks for the model.
+
+    ``patients_told``: every study states a Patient ID of its own patient.
+    """
+    patients = "no Patient ID under two names" if patients_told else "whether a patient has two names in it, its Patient IDs do not tell"
     deep = {
         "split": "The networks were trained on other patients than those that the decision was fitted and judged on.",
         "crossfit": "Within each fold, networks were trained anew; every patient's deep features come from one that had not seen it.",
     }
     lines = [
-        "Patients, not images, are split; no patient and no study is in the table twice.",
+        f"Rows of the table, not images, are split. In the table is no study twice, by its UID and by its pixels; {patients}.",
         "Feature selection, scaling, the choice of classifier, calibration and threshold are repeated inside every fold.",
         "Thresholds come from out-of-fold probabilities of training patients and are not moved afterwards.",
     ]

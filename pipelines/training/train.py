@@ -25,6 +25,7 @@ from pipelines.models.manifest import VERSION, CnnModel, Manifest
 from pipelines.spec import Triplets
 from pipelines.systems import catalogue
 from pipelines.training import decisions, findings
+from pipelines.training.answers import Answers
 from pipelines.training.card import write_model_card
 from pipelines.training.cohort import read_cohort, refuse
 from pipelines.training.decisions import Roles
@@ -36,6 +37,7 @@ from pipelines.training.outcome import FILE_NAME, Outcome, write_outcome
 from pipelines.training.patients import Patients, gather
 from pipelines.training.plan import Plan, Progress, Run
 from pipelines.training.recipe import System, fit
+from pipelines.training.report import write_report
 from pipelines.training.segmenter import make_segmenter, read_segmenter
 from pipelines.training.statement import INTENDED_USE, describe_network, describe_training, leakage, made_with, recipe_words
 from pipelines.training.table import Table, role_of
@@ -59,16 +61,18 @@ def train(
     date: datetime.date,
     seed: int = 1,
     plan: Plan | None = None,
+    systems_path: Path | None = None,
     known: Mapping[str, float] | None = None,
     progress: Progress = lambda line: None,
 ) -> Trained:
     """Train a bundle into ``out``, whose name becomes the version, and put the report beside it (``<out>-report``).
 
     A cohort with synthetic phantoms gives a bundle of status demo, any other one of status research. What takes long (extracted features,
-    networks) is kept beside the cohort in ``features/`` under hashes of what made it: a run that was stopped goes on where it was.
+    networks, judgements) is kept beside the cohort in ``features/`` under hashes of what made it: a run that was stopped goes on there.
 
     Parameters
     ----------
+    systems_path : a folder with a site's own declarations of systems, see :func:`pipelines.systems.catalogue`.
     known : facts about the cohort for the metrics, such as a phantom cohort's ``bayes_auc``.
     progress : called with one line for a person per step.
 
@@ -79,7 +83,7 @@ def train(
     BundleError
         ``out`` exists or is no name for a version, or an exported graph differs from what was trained.
     """
-    specs = catalogue()
+    specs = catalogue(systems_path)
     if system not in specs:
         raise CohortError(f"there is no training recipe for {system!r}, only for {', '.join(specs)}")
     spec, plan = specs[system], plan or Plan()
@@ -90,7 +94,8 @@ def train(
     run = Run(spec, plan, seed, scratch / out.name, cohort_csv.parent / "features", progress)
     extract = partial(extract_cohort, spec=spec, grid=plan.grid, cache=run.cache, workers=plan.workers, progress=progress)
     work = _Training(run, gather(cohort_csv, rows, spec, plan, seed=seed, extract=extract, progress=progress))
-    work.check()
+    for warning in work.check():
+        progress(f"warning: {warning}")
     run.folder.mkdir(parents=True)
     try:
         manifest = work.write_bundle(out.name, dict(known or {}))
@@ -98,6 +103,8 @@ def train(
         written = scratch / report.name
         written.mkdir()
         write_outcome(written / FILE_NAME, outcome)
+        write_report(outcome, written)
+        progress("report written")
         written.rename(report)
         run.folder.rename(out)  # last: with it the version exists
     finally:
@@ -135,20 +142,20 @@ class _Training:
     run: Run
     patients: Patients
 
-    def check(self) -> None:
-        """Find what is wrong with the cohort before anything takes long."""
-        self.patients.check()
+    def check(self) -> tuple[str, ...]:
+        """Find what is wrong with the cohort before anything takes long, and return what is only to be known."""
+        warnings, block = self.patients.check(), self.run.spec.cnn
         if folder := self.run.plan.segmenter_of:
             read_segmenter(folder, self.run.spec, synthetic=self.patients.synthetic)
-        block = self.run.spec.cnn
         if block is None:
-            return
+            return warnings
         if self.run.plan.frozen and isinstance(block.view, Triplets):
             raise CohortError(f"{self.run.spec.name} takes its network's own answer, which weights that are not trained on the cohort lack")
         if block.status and self.run.plan.joint:
             unknown = [r.where for r, s in zip(self.patients.rows, statuses(self.patients.files, block), strict=True) if np.isnan(s)]
             what = f"{clinical.source_of(block.status)} is not known, which the network needs of every patient"
             refuse(self.patients.path, what, unknown)
+        return warnings
 
     @cached_property
     def networks(self) -> Networks | None:
@@ -195,6 +202,7 @@ class _Training:
             second=patients.second,
             workers=run.plan.workers,
             progress=run.progress,
+            answers=Answers(run.cache / "answers"),
         )
 
     @cached_property
@@ -282,5 +290,7 @@ class _Training:
     def write_up(self, manifest: Manifest, digest: str, date: datetime.date) -> Outcome:
         """Return everything that was found, for the report."""
         flow = self.patients.flow()
-        told = leakage(self.run.plan, with_networks=bool(self.nets))
-        return findings.write_up(self.found, manifest=manifest, digest=digest, date=date, flow=flow, leakage=told)
+        told = leakage(self.run.plan, with_networks=bool(self.nets), patients_told=not self.patients.untold)
+        outcome = findings.write_up(self.found, manifest=manifest, digest=digest, date=date, flow=flow, leakage=told)
+        dropped = (self.system.score or self.system.imaging_only or self.system.decision).selection.unrepeatable
+        return replace(outcome, warnings=(*outcome.warnings, *self.patients.warnings), unrepeatable=dropped)

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import highdicom as hd
 import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
 from pydicom.sr.codedict import codes
+from scipy.ndimage import binary_dilation
 
 from pipelines.training.extract import SliceGrid
 from pipelines.training.fit import Schedule
@@ -40,19 +43,50 @@ TINY = Plan(
 )
 
 
-def write_cohort(folder: Path, *, n: int = 48, synthetic: bool = True, signal: float = 1.0) -> Path:
+OWN = "own_t1"  # a site's own system on the same studies, of radiomics alone
+_DECLARATION = f"""
+from pipelines.recipe import MannWhitney, Recipe, Repeatable
+from pipelines.spec import PipelineSpec, Radiomics, RoiRule
+from pipelines.types import Code, SeriesRole
+
+ROLES = (SeriesRole.CE_T1W,)
+SPEC = PipelineSpec(
+    name="{OWN}",
+    title="Own system",
+    finding=Code("P.OWN", "99SITE", "Probability of what the site looks for"),
+    site=Code("71252005", "SCT", "Cervix uteri"),
+    required=ROLES,
+    roi=RoiRule(ROLES),
+    blocks=(Radiomics(ROLES, {{"Original": {{}}}}, {{"shape": (), "firstorder": ()}}, {{"binWidth": 25}}, count=32),),
+    recipe=Recipe(steps=(Repeatable(0.75), MannWhitney(0.05)), classifiers=("LR",)),
+    positive="suspected",
+    negative="not suspected",
+)
+"""
+
+
+def write_system(folder: Path) -> Path:
+    """Write the declaration of :data:`OWN` into a folder of systems."""
+    folder.mkdir()
+    (folder / f"{OWN}.py").write_text(_DECLARATION)
+    return folder
+
+
+def write_cohort(folder: Path, *, n: int = 48, synthetic: bool = True, signal: float = 1.0, readers: int = 0) -> Path:
     """Write ``n`` studies of two sites and one more that is held out (``split`` is test); a third are positive.
 
-    ``signal`` makes the tumour of these coarser and their nodes larger; at 0 nothing in a study tells the label.
+    ``signal`` makes the tumour of these coarser and their nodes larger; at 0 nothing in a study tells the label. The first ``readers``
+    studies have a second reader's region beside the first one's, larger in every second study.
     """
     rng = np.random.default_rng(5)
     rows: list[dict[str, object]] = []
     for i in range(n + 1):
         label, patient = int(i % 3 == 0), f"P{i:03d}"
-        _write_study(folder / patient, patient, contrast=60 + 40 * signal * label, seed=i, synthetic=synthetic)
+        write_study(folder / patient, patient, contrast=60 + 40 * signal * label, seed=i, synthetic=synthetic, twice=i < readers)
         node = 6.0 + 2 * signal * label + 2.5 * abs(rng.standard_normal())
         row = {"patient": patient, "study": patient, "roi": f"{patient}/seg.dcm", "label": label, "site": "AB"[i % 2]}
-        rows.append({**row, "split": "test" if i == n else "", "node_short_axis_mm": f"{node:.1f}"})
+        second = {"roi2": f"{patient}/seg2.dcm" if i < readers else ""} if readers else {}
+        rows.append({**row, **second, "split": "test" if i == n else "", "node_short_axis_mm": f"{node:.1f}"})
     return write_table(folder, rows)
 
 
@@ -66,7 +100,8 @@ def write_table(folder: Path, rows: list[dict[str, object]]) -> Path:
     return path
 
 
-def _write_study(folder: Path, patient: str, *, contrast: float, seed: int, synthetic: bool) -> None:
+def write_study(folder: Path, patient: str, *, contrast: float, seed: int, synthetic: bool, twice: bool = False) -> None:
+    """Write a study of one series and its region, or ``twice`` with a second reader's; ``seed`` decides its UID and its pixels."""
     study = hd.UID.from_uuid(f"00000000-0000-0000-0000-{seed:012d}")
     comment = {"ImageComments": "SYNTHETIC PHANTOM"} if synthetic else {}
     images = mr.make_series(_SERIES, StudyInstanceUID=study, PatientID=patient, **comment)
@@ -79,7 +114,13 @@ def _write_study(folder: Path, patient: str, *, contrast: float, seed: int, synt
     for d, plane in zip(images, changed, strict=True):
         d.PixelData = plane.tobytes()
         mr.save(d, folder)
+    _draw(images, mask, folder / "seg.dcm")
+    if twice:
+        _draw(images, binary_dilation(mask, iterations=2).astype(np.uint8) if seed % 2 else mask, folder / "seg2.dcm")
+
+
+def _draw(images: list[Dataset], mask: NDArray[np.uint8], path: Path) -> None:
     shape, kind = codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Neoplasm
     description = hd.seg.SegmentDescription(1, "Tumor", shape, kind, "MANUAL")
     seg = hd.seg.Segmentation(images, mask, "BINARY", [description], hd.UID(), 900, hd.UID(), 1, "Reader", "Workstation", "1", "1")
-    seg.save_as(folder / "seg.dcm")
+    seg.save_as(path)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
+from pydicom.uid import generate_uid
 
 pytest.importorskip("torch", reason="training needs the [train] extra")
 pytest.importorskip("lightgbm", reason="training needs the [train] extra")
@@ -18,12 +22,14 @@ from pipelines.features import clinical
 from pipelines.phantoms.cohort import draw_patients
 from pipelines.systems import catalogue
 from pipelines.training.cohort import CohortRow, read_cohort
-from pipelines.training.extract import ExtractedFile
+from pipelines.training.extract import ExtractedFile, SliceGrid, extract_cohort, read_case
+from pipelines.training.identity import Identity, check_identities, identify
 from pipelines.training.patients import Division, Patients, divide, gather
 from pipelines.training.plan import Plan
+from pipelines.training.statement import leakage
 from pipelines.training.table import Table
 from pipelines.types import ClinicalValue
-from tests.train.cohorts import write_table
+from tests.train.cohorts import write_study, write_table
 
 pytestmark = pytest.mark.train
 
@@ -72,8 +78,11 @@ def test_blank_lines_do_not_shift_the_lines_named(tmp_path: Path) -> None:
         ({4: {"study": "s2"}}, r"same study more than once: line 4: .*s2; line 6: .*s2"),
         ({4: {"study": "../cohort/s2"}}, r"same study more than once: line 4: .*s2; line 6: .*s2"),
         ({4: {"patient": " "}, 6: {"study": ""}}, r"no patient or no study: line 6; line 8"),
-        ({i: {"label": 1} for i in range(30)}, r"label is the same in all 30 rows"),
-        ({i: {"label": int(i < 9)} for i in range(30)}, r"9 positive and 21 negative rows are too few"),
+        ({i: {"label": 1} for i in range(30)}, r"label is the same in all 30 rows: line 2 \(P0\); .*; line 10 \(P8\) and 21 more"),
+        (
+            {i: {"label": int(i < 9)} for i in range(30)},
+            r"9 positive and 21 negative rows are too few, .*\(label 1: line 2 \(P0\); .*; line 10 \(P8\)\)$",
+        ),
         ({5: {"split": "validation"}}, r"split is not train or test: line 7: 'validation'"),
         ({5: {"roi2": "absent.dcm"}}, r"roi file does not exist: line 7: .*absent\.dcm"),
         ({5: {"age_y": "old"}, 6: {"age_y": "470"}}, r"clinical values that cannot be used: line 7: .*old.*; line 8: .*470"),
@@ -95,7 +104,7 @@ def test_classes_are_those_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match=r"label is not one of 0, 1, 2, 3, 4, 5, 6, 7: line 11: '8'"):
         read_cohort(path, classes=range(8))
     path = _changed(tmp_path, {i: {"label": 4 if i < 27 else 6} for i in range(30)})
-    with pytest.raises(CohortError, match="3 rows of class 6 are too few"):
+    with pytest.raises(CohortError, match=r"3 rows of class 6 are too few.*\(label 6: line 29 \(P27\); line 30 \(P28\); line 31 \(P29\)\)"):
         read_cohort(path, classes=range(8))
     assert len(read_cohort(path, classes=range(8), each=1)) == 30
 
@@ -155,7 +164,13 @@ def test_division_keeps_the_parts_apart_and_the_held_out_out() -> None:
     [
         ("lnm_hybrid", [1] * 12 + [0] * 40, 0, Plan(), "the part for the classifier: 9 positive and 28 negative rows are too few"),
         ("lnm_hybrid", [0, 1] * 10 + [0] * 10 + [1] * 10, 30, Plan(), "the part for training: 5 positive"),
-        ("lvsi_mri", [0, 1] * 18, 0, Plan(embedding="crossfit"), "18 with the label 0, 18 with the label 1 are too few for this recipe"),
+        (
+            "lvsi_mri",
+            [0, 1] * 18,
+            0,
+            Plan(embedding="crossfit"),
+            r"18 with the label 0, 18 with the label 1 are too few for this recipe.*\(label 0: line 2",
+        ),
         ("plnm_us", [0, 1] * 50, 0, Plan(embedding="crossfit"), "are too few for this recipe"),
         (
             "lnm_hybrid",
@@ -173,18 +188,155 @@ def test_parts_that_cannot_be_judged_are_refused_before_anything_is_computed(
         divide(Path("c.csv"), _cohort(labels, tests=tests), SPECS[system].recipe, plan, seed=1)
 
 
-def test_study_in_two_rows_is_found_by_its_content() -> None:
-    rows = _cohort([0, 1, 0, 1])
-    files = [ExtractedFile(Path(f"{name}.npz")) for name in ("a", "b", "a", "c")]
-    patients = Patients(Path("c.csv"), SPECS["lnm_hybrid"], rows, files, Division(np.arange(4), np.arange(4), False))
-    with pytest.raises(CohortError, match=r"rows with the same study: line 2 \(P0\); line 4 \(P2\)"):
-        patients.check()
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[CohortRow, ExtractedFile]]:
+    """Rows that have to do with one another, and what extraction keeps of each."""
+    folder = tmp_path_factory.mktemp("studies")
+    for i, name in enumerate(("first", "second", "third")):
+        write_study(folder / name, name, contrast=60, seed=i, synthetic=True)
+    write_study(folder / "again", "first", contrast=60, seed=7, synthetic=True)  # another study of the first patient
+    renamed = shutil.copytree(folder / "first", folder / "renamed")
+    for i, path in enumerate(sorted(renamed.glob("*.dcm"), reverse=True)):
+        path.rename(path.with_name(f"{i:03d}.dcm"))
+    shutil.copytree(folder / "first", folder / "value")
+    _pseudonymise(shutil.copytree(folder / "first", folder / "pseudonym"))
+    names = sorted(path.name for path in folder.iterdir())
+    rows = [
+        CohortRow(
+            line=i, patient=name, study=folder / name, roi=None, label=i % 2, site="A", clinical=_node(9.0 if name == "value" else 5.0 + i)
+        )
+        for i, name in enumerate(names, start=2)
+    ]
+    grid = SliceGrid(spacing_mm=6.0, size=32)
+    files = extract_cohort(rows, SPECS["lnm_hybrid"], grid=grid, cache=folder / "features", workers=1, progress=list[str]().append)
+    assert len({file.key for file in files}) == len(files)
+    return {row.patient: (row, file) for row, file in zip(rows, files, strict=True)}
+
+
+def _node(mm: float) -> dict[str, ClinicalValue]:
+    return clinical.parse_all({"node_short_axis_mm": str(mm)}, source="cohort table")
+
+
+def _pseudonymise(folder: Path) -> None:
+    """Give all objects of a study other UIDs and another Patient ID."""
+    for path in sorted(folder.glob("*.dcm")):
+        ds = pydicom.dcmread(path)
+        for one in ds.iterall():
+            if one.VR == "UI" and (one.keyword.endswith("InstanceUID") or one.keyword == "FrameOfReferenceUID"):
+                one.value = generate_uid(entropy_srcs=[str(one.value)])
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+        ds.PatientID = "other"
+        ds.save_as(path)
+
+
+def _patients(studies: Mapping[str, tuple[CohortRow, ExtractedFile]], *names: str) -> Patients:
+    rows, files = zip(*(studies[name] for name in names), strict=True)
+    every = np.arange(len(rows))
+    return Patients(Path("c.csv"), SPECS["lnm_hybrid"], rows, files, Division(every, every, False))
+
+
+@pytest.mark.parametrize(
+    ("twin", "message"),
+    [
+        ("renamed", r"rows with the same study: line 3 \(first\) and line 5 \(renamed\)"),
+        ("value", r"rows with the same study: line 3 \(first\) and line 8 \(value\)"),
+        ("pseudonym", r"rows with the same images: line 3 \(first\) and line 4 \(pseudonym\)"),
+        (
+            "again",
+            r"rows with the same Patient ID under different names \(.*Issuer of Patient ID.*\): line 3 \(first\) and line 2 \(again\)",
+        ),
+    ],
+)
+def test_study_or_patient_in_two_rows_is_found_whatever_the_rows_say(
+    studies: dict[str, tuple[CohortRow, ExtractedFile]], twin: str, message: str
+) -> None:
+    assert _patients(studies, "first", "second", "third").untold == ()
+    with pytest.raises(CohortError, match=message):
+        _patients(studies, "first", "second", "third", twin).check()
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["SITE-ANON"] * 30, r"30 rows share one Patient ID \(line 2 \(P0\); .* and 21 more\): whether a patient stands there"),
+        (["A" if i % 2 == 0 else f"B{i}" for i in range(30)], r"15 rows share one Patient ID \(line 2 \(P0\); line 4 \(P2\)"),
+        ([f"{i}" if i != 3 else "" for i in range(30)], r"1 rows state no Patient ID \(line 5 \(P3\)\): whether"),
+    ],
+)
+def test_patient_ids_that_tell_nothing_are_a_warning(ids: list[str], message: str) -> None:
+    identities = [Identity(f"study{i}", patient, f"images{i}") for i, patient in enumerate(ids)]
+    (warning,) = check_identities(Path("c.csv"), _cohort([0, 1] * 15), identities)  # sites A and B in turn
+    assert re.match(message, warning)
+    told = leakage(Plan(), with_networks=False, patients_told=False)
+    assert "its Patient IDs do not tell" in told[0]
+    assert "no Patient ID under two names" in leakage(Plan(), with_networks=False, patients_told=True)[0]
+
+
+def test_patient_id_of_another_issuer_is_another_patient(tmp_path: Path) -> None:
+    write_study(tmp_path / "s", "X", contrast=60, seed=1, synthetic=True)
+    spec = SPECS["lnm_hybrid"]
+    plain = identify(read_case(sorted((tmp_path / "s").glob("*.dcm")), spec), spec.required)
+    for path in (tmp_path / "s").glob("*.dcm"):
+        ds = pydicom.dcmread(path)
+        ds.IssuerOfPatientID = "North"
+        ds.save_as(path)
+    issued = identify(read_case(sorted((tmp_path / "s").glob("*.dcm")), spec), spec.required)
+    assert (plain.study, plain.images) == (issued.study, issued.images)
+    assert plain.patient != issued.patient
+
+
+def test_class_that_training_would_not_see_is_named() -> None:
+    spec = SPECS["histotype_mri"]
+    rows = _cohort([4, 6] * 40 + [7] * 12, tests=12)
+    every = "; ".join(f"line {line} \\(P{line - 2}\\)" for line in range(82, 91))
+    with pytest.raises(CohortError, match=rf"all rows of a class are marked test, .*: label 7: {every} and 3 more"):
+        divide(Path("c.csv"), rows, spec.recipe, Plan(), seed=1)
+    with pytest.raises(CohortError, match=r"all rows of a class are marked test, .*: label 1: line 42 \(P40\)"):
+        divide(Path("c.csv"), _cohort([0] * 40 + [1] * 20, tests=20), SPECS["lnm_hybrid"].recipe, Plan(), seed=1)
+
+
+def test_class_that_is_not_there_or_outside_the_rules_is_a_warning(tmp_path: Path) -> None:
+    spec, said = SPECS["histotype_mri"], list[str]()
+    rows = _cohort([4, 6] * 40 + [7] * 2)
+    rows = [replace(row, clinical=_known("figo_stage", "IVA")) if row.label == 7 else row for row in rows]
+
+    def extract(some: Sequence[CohortRow]) -> list[ExtractedFile]:
+        return [_extracted(tmp_path / f"{row.patient}.npz", node_mm=None) for row in some]
+
+    patients = gather(Path("c.csv"), rows, spec, Plan(), seed=1, extract=extract, progress=said.append)
+    lost, never = patients.check()
+    assert lost == "All rows of class 7 break a rule of inclusion (line 82 (P80); line 83 (P81)): the bundle will never call it."
+    assert re.match(r"The table has no row of class 0 \(.*\), 1 \(.*\), 2 .*, 3 .*, 5 \(.*\): the bundle will never call it", never)
+
+
+def _seconds(rows: list[CohortRow], n: int) -> list[CohortRow]:
+    return [replace(row, second_roi=Path("r.dcm")) if i < n else row for i, row in enumerate(rows)]
+
+
+def test_too_few_second_regions_are_refused_before_anything_is_computed() -> None:
+    def extract(some: Sequence[CohortRow]) -> list[ExtractedFile]:
+        raise AssertionError("nothing is extracted")
+
+    rows = _seconds(_cohort([0, 1] * 50), 14)
+    words = r"14 of the 100 patients .* have a second region \(roi2\), 15 or more are needed, or none; .*: line 2 \(P0\); .* and 5 more"
+    with pytest.raises(CohortError, match=words):
+        gather(Path("c.csv"), rows, SPECS["lvsi_mri"], Plan(embedding="crossfit"), seed=1, extract=extract, progress=list[str]().append)
+
+
+def test_second_regions_that_the_recipe_does_not_ask_for_are_a_warning(tmp_path: Path) -> None:
+    rows, every = _seconds(_cohort([0, 1] * 10), 3), np.arange(20)
+    files = [_extracted(tmp_path / f"{i}.npz", node_mm=5.0 + i) for i in range(20)]
+    patients = Patients(Path("c.csv"), SPECS["lnm_hybrid"], rows, files, Division(every, every, False))
+    assert patients.check() == ("Second regions (roi2) have no use: the recipe of lnm_hybrid does not ask which features are repeatable.",)
 
 
 def _extracted(path: Path, *, node_mm: float | None = 7.0) -> ExtractedFile:
     """Write what extraction keeps of a patient of ``lnm_hybrid``, but for images."""
+    identity = np.array([f"{what} of {path.stem}" for what in ("study", "patient", "images")])
     value = f'{{"name": "node_short_axis_mm", "value": {node_mm}, "words": "", "source": ""}}'
-    np.savez(path, names=np.array([], dtype="U1"), values=np.array([]), clinical=np.array(f"[{value if node_mm else ''}]"))
+    np.savez(
+        path, names=np.array([], dtype="U1"), values=np.array([]), clinical=np.array(f"[{value if node_mm else ''}]"), identity=identity
+    )
     return ExtractedFile(path)
 
 

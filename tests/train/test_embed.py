@@ -66,6 +66,15 @@ def _given(folder: Path) -> Path:
     return folder / "given.pth"
 
 
+def test_deep_feature_that_is_not_finite_names_the_row(files: list[ExtractedFile], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.npz"
+    np.savez(broken, **{f"view_{ROLE}": np.full((1, 1, 32, 32), np.nan, dtype=np.float32)})
+    networks, _ = _networks([*files[:5], ExtractedFile(broken, "line 7 (P5)"), *files[6:]], tmp_path)
+    nets = {ROLE: networks.train(ROLE, EVERY[6:], LABELS)}
+    with pytest.raises(CohortError, match=r"line 7 \(P5\), T2W: a network returned features that are not finite"):
+        networks.embed(nets, EVERY)
+
+
 def test_network_is_trained_once_and_again_for_anything_that_changes_it(files: list[ExtractedFile], tmp_path: Path) -> None:
     networks, said = _networks(files, tmp_path)
     net = networks.train(ROLE, EVERY, LABELS)

@@ -6,6 +6,7 @@ import csv
 import datetime
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pydicom
 import pytest
 
 from node.cli import main
@@ -168,22 +171,39 @@ def test_refused_patients_are_named_and_counted(cohort: Path, out: Path, evaluat
     (folder / "empty").mkdir()
     copy = shutil.copytree(folder / rows[0]["study"], folder / "no_roi")  # without a region: the segmenter draws one
     (copy / Path(rows[0]["roi"]).relative_to(rows[0]["study"])).unlink()
-    rows += [
-        {"patient": "EMPTY", "study": "empty", "roi": "", "label": "1", "site": "C"},
-        {"patient": "DRAWN", "study": "no_roi", "roi": "", "label": "0", "site": "A"},
-    ]
+    rows[0] |= {"patient": "DRAWN", "study": "no_roi", "roi": ""}
+    rows.append({"patient": "EMPTY", "study": "empty", "roi": "", "label": "1", "site": "C"})
     found = evaluate(_BUNDLE, _rewrite(folder / "with_refusals.csv", rows), out=out, date=_DATE, resamples=50)
     flow = found.flow
     (refused,) = flow.refused
     assert (refused.patient, refused.line, refused.label, refused.site) == ("EMPTY", _N + 2, 1, "C")
     assert refused.reason
     half = _N // 2
-    assert (flow.rows, flow.row_labels, flow.evaluated) == (_N + 2, {0: half + 1, 1: half + 1}, _N + 1)
-    assert (flow.refused_labels, flow.labels) == ({1: 1}, {0: half + 1, 1: half})
-    assert flow.roi_origins == {"MODEL": 1, "SEG": _N}
-    assert found.warnings[0] == f"1 of {_N + 2} patients were refused, 1 with the finding: no number counts them."
+    assert (flow.rows, flow.row_labels, flow.evaluated) == (_N + 1, {0: half, 1: half + 1}, _N)
+    assert (flow.refused_labels, flow.labels) == ({1: 1}, {0: half, 1: half})
+    assert flow.roi_origins == {"MODEL": 1, "SEG": _N - 1}
+    assert found.warnings[0] == f"1 of {_N + 1} patients were refused, 1 with the finding: no number counts them."
     assert found.cohort_digest != evaluation.cohort_digest
     assert len(found.tally.looks) == 1
+
+
+def test_study_or_patient_in_two_rows_stops_the_evaluation(cohort: Path, out: Path, evaluation: Evaluation, tmp_path: Path) -> None:
+    rows = [row | {"study": str(cohort.parent / row["study"]), "roi": str(cohort.parent / row["roi"])} for row in _rows(cohort)]
+    renamed = shutil.copytree(rows[2]["study"], tmp_path / "renamed")
+    for i, path in enumerate(sorted(renamed.rglob("*.dcm"), reverse=True)):
+        path.rename(path.with_name(f"{i:03d}.dcm"))
+    table = _rewrite(tmp_path / "cohort.csv", [*rows, rows[2] | {"patient": "COPY", "study": str(renamed), "roi": ""}])
+    with pytest.raises(CohortError, match=rf"rows with the same study: line 4 \(.*\) and line {_N + 2} \(COPY\)"):
+        evaluate(_BUNDLE, table, out=out, date=_DATE, resamples=50)
+    for path in renamed.rglob("*.dcm"):
+        ds = pydicom.dcmread(path)
+        ds.StudyInstanceUID = ds.StudyInstanceUID + ".1"
+        if "PixelData" in ds and ds.Modality == "MR":  # another day's images
+            ds.PixelData = np.maximum(np.frombuffer(ds.PixelData, dtype="<u2"), 1).astype("<u2").tobytes()
+        ds.save_as(path)
+    with pytest.raises(CohortError, match=rf"the same Patient ID under different names .*: line 4 \(.*\) and line {_N + 2} \(COPY\)"):
+        evaluate(_BUNDLE, table, out=out, date=_DATE, resamples=50)
+    assert not (tmp_path / TALLY).exists()
 
 
 def test_training_split_is_left_out_and_counted(cohort: Path, out: Path, evaluation: Evaluation) -> None:
@@ -246,6 +266,7 @@ def test_bundle_of_several_classes_is_judged_on_phantoms_of_each(tmp_path: Path)
     assert found.several is not None
     assert sum(map(sum, found.several.confusion)) == 9
     assert found.several.classes == (1, 4, 6, 7)
+    assert any(re.search(r"cannot call 1 of class 1 \(line 10 \(.*\)\): .* count as wrong", w) for w in found.warnings)
     assert found.tally.looks[-1].auc == found.auc.value == found.several.mean_auc.value
     _rewrite(path, [row | {"label": "6" if i else "4"} for i, row in enumerate(_rows(path))])
     with pytest.raises(CohortError, match="1 of class 4, 8 of class 6 could be judged, at least 2 of two classes that the bundle knows"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,19 +21,24 @@ pytest.importorskip("lightgbm", reason="training needs the [train] extra")
 
 import torch
 
+from node.cli import main
 from pipelines import engine
 from pipelines.decide import SCORE
 from pipelines.errors import BundleError, CohortError
 from pipelines.features import clinical
 from pipelines.models.bundle import load_bundle
 from pipelines.models.verify import find_problems
+from pipelines.recipe import MannWhitney, Recipe
 from pipelines.systems import catalogue
+from pipelines.training.agreement import icc
+from pipelines.training.answers import Answers
 from pipelines.training.cohort import read_cohort
 from pipelines.training.embed import CrossFitted, Networks, statuses
+from pipelines.training.evaluation import read_evaluation
 from pipelines.training.extract import ExtractedFile, extract_cohort, read_case, study_files
 from pipelines.training.findings import detect, deviation_by_chance
 from pipelines.training.fit import Schedule
-from pipelines.training.nested import Judge, mean_area
+from pipelines.training.nested import Judge, Static, mean_area
 from pipelines.training.networks import Architecture, build
 from pipelines.training.outcome import read_outcome
 from pipelines.training.patients import Patients, divide
@@ -41,7 +48,7 @@ from pipelines.training.select import Labels
 from pipelines.training.table import Rows, Table
 from pipelines.training.train import Trained, train
 from pipelines.types import BundleStatus, RoiOrigin
-from tests.train.cohorts import SYSTEM, TINY, write_cohort
+from tests.train.cohorts import OWN, SYSTEM, TINY, write_cohort, write_system
 
 pytestmark = [pytest.mark.train, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -169,19 +176,22 @@ def test_unreadable_studies_are_named_together(cohort: Path, tmp_path: Path) -> 
 
 
 _PROGRAM = """
-import datetime, pathlib, sys
+import datetime, pathlib, sys, time
 from tests.train.cohorts import SYSTEM, TINY
 from pipelines.training.train import train
+def say(line):
+    print(line, flush=True)
+    if sys.argv[3] in line:
+        time.sleep(600)
 if __name__ == "__main__":
-    say = lambda line: print(line, flush=True)
     train(SYSTEM, pathlib.Path(sys.argv[1]), out=pathlib.Path(sys.argv[2]), date=datetime.date(2026, 11, 21), seed=3, plan=TINY,
           known={"bayes_auc": 0.9}, progress=say)
 """
 
 
 def _train_until(line: str, cohort: Path, out: Path) -> list[str]:
-    """Train in a process of its own and kill it, with its children, when it says ``line``; return what it said before."""
-    command = [sys.executable, "-W", "ignore", "-c", _PROGRAM, str(cohort), str(out)]
+    """Train in a process of its own and kill it, with its children, where it says ``line``; return what it said until then."""
+    command = [sys.executable, "-W", "ignore", "-c", _PROGRAM, str(cohort), str(out), line]
     root = Path(__file__).parents[2]
     process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True, start_new_session=True)
     said: list[str] = []
@@ -202,17 +212,59 @@ def _train_until(line: str, cohort: Path, out: Path) -> list[str]:
 def test_training_killed_at_any_point_goes_on_and_gives_the_same_bundle(trained: Trained, cohort: Path, tmp_path: Path) -> None:
     again, out = _without_cache(cohort, tmp_path / "cohort"), tmp_path / "bundles" / "t-1"
     said: list[str] = []
-    for moment in ("extraction: 20 of 49", "segmenter: epoch 1", "network on 14 patients: epoch 1", "final fit", "nested: 2 of 5"):
+    moments = ("extraction: 20 of 49", "segmenter: epoch 1", "network on 14 patients: epoch 1", "final fit", "nested: 2 of 5")
+    for moment in (*moments, "imaging alone: 3 of 5", "report written"):
         said = _train_until(moment, again, out)
         assert not out.exists()
         assert not out.with_name("t-1-report").exists()
-    assert not any("epoch" in line for line in said)  # what was trained before was found
+        if moment == "nested: 2 of 5":
+            assert not any("epoch" in line for line in said)  # what was trained before was found
+            first = _answers(again)
+            assert len(first) == 2
+    assert not any("nested: 1 of 5" in line or "nested: 2 of 5" in line for line in said)
+    kept = _answers(again)
+    assert kept.items() > first.items()  # nothing of it was judged again
     lines: list[str] = []
     resumed = _train(again, out, known={"bayes_auc": 0.9}, progress=lines.append)
     assert not any("epoch" in line for line in lines)
+    assert not any(re.search(r": \d+ of \d+ models$", line) for line in lines)
+    assert _answers(again) == kept
     assert load_bundle(resumed.bundle, SPEC).digest == load_bundle(trained.bundle, SPEC).digest
     assert resumed.outcome == trained.outcome
     assert sorted(p.name for p in out.parent.iterdir()) == ["t-1", "t-1-report"]
+    assert sorted(p.name for p in resumed.report.iterdir()) == ["report.html", "training.json"]
+
+
+def _answers(cohort: Path) -> dict[str, int]:
+    """Return the answers kept of a run, and when each was written (ns)."""
+    return {path.name: path.stat().st_mtime_ns for path in (cohort.parent / "features" / "answers").iterdir()}
+
+
+def test_answer_is_asked_anew_for_anything_that_changes_it(tmp_path: Path) -> None:
+    rng, labels = np.random.default_rng(0), np.arange(40) % 2
+    table = Table(("T2W:radiomics:a", "T2W:radiomics:b"), rng.standard_normal((40, 2)) + labels[:, None])
+    judge = Judge(Recipe(), Static(table), labels, 0, answers=Answers(tmp_path))
+    found, kept = judge.nested(repeats=1), sorted(tmp_path.iterdir())
+    again = judge.nested(repeats=1)
+    assert sorted(tmp_path.iterdir()) == kept
+    assert len(kept) == 5
+    for one, other in zip(dataclasses.astuple(found), dataclasses.astuple(again), strict=True):
+        assert np.array_equal(one, other)
+    higher = Table(table.names, table.values + np.array([0.0, 1e-9]))
+    for n, changed in enumerate(
+        (
+            replace(judge, recipe=Recipe(steps=(MannWhitney(),))),
+            replace(judge, seed=1),
+            replace(judge, embedding=Static(higher)),
+            replace(judge, second=table),
+        ),
+        start=2,
+    ):
+        changed.nested(repeats=1)
+        assert len(list(tmp_path.iterdir())) == 5 * n
+    judge.nested(repeats=1, families=("KNN",))
+    judge.nested(repeats=1, labels=1 - labels)
+    assert len(list(tmp_path.iterdir())) == 35
 
 
 def test_half_written_files_of_a_killed_run_are_not_used(trained: Trained, cohort: Path, tmp_path: Path) -> None:
@@ -265,6 +317,62 @@ def test_late_fusion_from_given_weights_on_patients_of_a_site(site_cohort: Path,
     assert [line.name for line in evidence.nomogram] == [SCORE, NODE]
     total = evidence.base_log_odds + sum(c.log_odds for c in evidence.contributions)
     assert 1 / (1 + np.exp(-total)) == pytest.approx(told.probability, abs=1e-9)
+
+
+@pytest.fixture(scope="module")
+def two_readers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 phantoms, half of them with a second reader's region in the study folder."""
+    return write_cohort(tmp_path_factory.mktemp("readers") / "cohort", readers=24)
+
+
+def test_second_region_is_measured_in_place_of_the_first(two_readers: Path) -> None:
+    systems = write_system(two_readers.parents[1] / "systems")
+    spec, rows = catalogue(systems)[OWN], read_cohort(two_readers)
+    grid, cache = TINY.grid, two_readers.parent / "features"
+    files = extract_cohort(rows, spec, grid=grid, cache=cache, workers=1, progress=_silent)
+    drawn = [replace(row, roi=row.second_roi, second_roi=row.roi) for row in rows[:4]]
+    swapped = extract_cohort(drawn, spec, grid=grid, cache=cache, workers=1, progress=_silent)
+    volume = "CE_T1W:radiomics:original_shape_VoxelVolume"
+    for i, (file, other) in enumerate(zip(files[:4], swapped, strict=True)):
+        assert (file.features, file.second) == (other.second, other.features)
+        assert (file.second[volume] > file.features[volume]) == bool(i % 2)
+    assert files[24].second == {}
+
+
+def test_system_of_a_site_is_trained_with_two_readers_and_evaluated(two_readers: Path, tmp_path: Path) -> None:
+    systems, lines = write_system(tmp_path / "systems"), list[str]()
+    spec = catalogue(systems)[OWN]
+    trained = train(OWN, two_readers, out=tmp_path / "own-1", date=DATE, seed=SEED, plan=TINY, systems_path=systems, progress=lines.append)
+    assert find_problems(trained.bundle, catalogue(systems)) == []
+    rows = read_cohort(two_readers)
+    files = extract_cohort(rows, spec, grid=TINY.grid, cache=two_readers.parent / "features", workers=1, progress=_silent)
+    patients = Patients(two_readers, spec, rows, files, divide(two_readers, rows, spec.recipe, TINY, seed=SEED))
+    assert patients.second is not None
+    both = np.isfinite(patients.second.values).all(axis=1)
+    agreed = icc(np.stack([patients.table.values[both], patients.second.values[both]], axis=1))["ICC(2,1)"].value >= 0.75
+    varies = np.ptp(patients.table.values, axis=0) > 0
+    outcome = trained.outcome
+    assert 15 <= outcome.flow.second_reader == int(both.sum()) < len(both)
+    assert outcome.unrepeatable == int((varies & ~agreed).sum()) > 0
+    names = dict(zip(patients.table.names, agreed.tolist(), strict=True))
+    assert all(names[f.name] for f in load_bundle(trained.bundle, spec).manifest.decision.features)
+    assert f"dropped {outcome.unrepeatable} features for want of agreement" in (trained.report / "report.html").read_text()
+
+    config = tmp_path / "node.toml"
+    config.write_text(f'[node]\nstorage_root = "{tmp_path}"\nsystems_path = "{systems}"\n')
+    arguments = ["evaluate", str(trained.bundle), str(two_readers), "--out", str(tmp_path / "evaluation")]
+    assert main([*arguments, "--config", str(config)]) == 0
+    assert read_evaluation(tmp_path / "evaluation" / "evaluation.json").bundle.system == OWN
+
+
+def test_command_trains_what_the_configuration_adds(two_readers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_system(tmp_path / "systems")
+    (tmp_path / "node.toml").write_text('[node]\nsystems_path = "systems"\n')
+    arguments = ["train", OWN, str(tmp_path / "absent.csv"), "--out", str(tmp_path / "own-1")]
+    assert main(arguments) == 1
+    assert "no training recipe for 'own_t1'" in capsys.readouterr().err
+    assert main([*arguments, "--config", str(tmp_path / "node.toml")]) == 1
+    assert "absent.csv cannot be read" in capsys.readouterr().err
 
 
 def test_patients_serve_both_networks_and_decision_when_cross_fitted(site_cohort: Path, tmp_path: Path) -> None:

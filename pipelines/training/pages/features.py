@@ -74,6 +74,9 @@ def recipe(o: Outcome) -> Markup:
         f"Final model: {o.classifier}. Inner cross-validation chose in {count(sum(o.families.values()), 'outer fold')}: {families}.",
         f"Threshold: {o.threshold_rule}.",
     ]
+    if o.unrepeatable is not None:
+        dropped = f"{count(o.unrepeatable, 'feature')} for want of agreement between two readers' regions"
+        lines.append(f"The final fit dropped {dropped} of {count(o.flow.second_reader, 'patient')}.")
     if o.recipe.get("smote"):
         lines.append(
             "Rarer classes were filled up by SMOTE within training parts only; probabilities were brought back to the true prevalence."
@@ -176,7 +179,9 @@ def _name_paths(chart: Chart, curve: LassoCurve, paths: FloatArray) -> str:
 def profile(o: Outcome) -> Markup:
     """Return how radiomic features are computed, from the system's specification."""
     spec = catalogue().get(o.system)
-    if spec is None or spec.method_digest() != o.method_digest:
+    if spec is None:
+        return section("Radiomics profile", paragraph("Not shown: the system does not come with this software."))
+    if spec.method_digest() != o.method_digest:
         return section("Radiomics profile", paragraph("Not shown: this software specifies the system otherwise than it was trained."))
     rows = list(_profile_rows(spec))
     if not rows:
