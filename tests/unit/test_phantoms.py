@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from dataclasses import fields, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from pipelines.phantoms.scanners import COMPLETE, DRAWN_ON, PRESETS, SEQUENCES, 
 from pipelines.phantoms.signal import Grid, Protocol, Scanner, acquire, map_adc, place
 from pipelines.systems.olnm_mri import SPEC
 from pipelines.types import Case, Choice, RoiOrigin, SeriesRole
+from tests.foreign import need
 
 R = SeriesRole
 
@@ -46,10 +46,8 @@ def case(study: PhantomTruth) -> Case:
 
 
 def test_study_has_no_dciodvfy_error(study: PhantomTruth) -> None:
-    if shutil.which("dciodvfy") is None:
-        pytest.skip("dciodvfy (Debian package dicom3tools) is not installed")
     for series in {path.parent: path for path in find_dicom_files(study.folder)}.values():
-        found = subprocess.run(["dciodvfy", str(series)], capture_output=True, text=True, check=False)
+        found = subprocess.run([need("dciodvfy"), str(series)], capture_output=True, text=True, check=False)
         errors = [line for line in (found.stdout + found.stderr).splitlines() if line.startswith("Error")]
         assert errors == [], series
 
