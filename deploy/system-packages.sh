@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Make sure that what pip cannot install is there: a C compiler for pyradiomics (serve), the small PACS behind the viewer (viewer),
-# and the foreign tools and the browser that judge our objects (test). Installs with apt where that is possible, otherwise says what
-# is missing.
+# and the foreign tools, the R package and the browser that judge our results (test). Installs with apt where that is possible,
+# otherwise says what is missing.
 set -euo pipefail
 
 pacs=("/usr/sbin/Orthanc:orthanc" "/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb")
 case "${1:-}" in
   serve) needed=() ; headers=1 ;;
   viewer) needed=("${pacs[@]}") ; headers=0 ;;
-  test) needed=("${pacs[@]}" "/usr/bin/storescu:dcmtk" "/usr/bin/dciodvfy:dicom3tools" "/usr/bin/redis-server:redis-server")
+  test) needed=("${pacs[@]}" "/usr/bin/storescu:dcmtk" "/usr/bin/dciodvfy:dicom3tools" "/usr/bin/redis-server:redis-server"
+                "/usr/share/java/pixelmed.jar:libpixelmed-java" "java:default-jre-headless" "/usr/lib/R/site-library/pROC:r-cran-proc")
         # Ubuntu has no such package; there the tests in a browser are skipped.
         grep -qs '^ID=ubuntu' /etc/os-release || needed+=("chromium:chromium")
         headers=0 ;;

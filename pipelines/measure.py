@@ -16,7 +16,7 @@ from pipelines.types import Case, Code, Measurement, Roi, SeriesRole
 _SHAPE = Radiomics((), image_types={"Original": {}}, classes={"shape": ("Maximum3DDiameter",)}, settings={}, count=1)
 _VOLUME = Code("118565006", "SCT", "Volume")
 _DIAMETER = Code("L0JK", "IBSI", "Maximum 3D Diameter of a Mesh")
-_LONG_AXIS = Code("103339001", "SCT", "Long Axis")
+_LONG_AXIS = Code("103339001", "SCT", "Long axis")
 _AREA = Code("42798000", "SCT", "Area")
 _ADC = Code("113041", "DCM", "Apparent Diffusion Coefficient")
 _ML = Code("ml", "UCUM", "ml")

@@ -61,6 +61,9 @@ FINDING_TYPES = {  # of the finding, by its private code
 PERCENT = Code("%", "UCUM", "Percent")
 NO_UNITS = Code("1", "UCUM", "no units")
 MM = Code("mm", "UCUM", "millimeter")
+MM2 = Code("mm2", "UCUM", "square millimeter")
+ML = Code("ml", "UCUM", "milliliter")
+MICRO_MM2_PER_S = Code("10-6.mm2/s", "UCUM", "10-6.mm2/s")
 MM2_PER_S = Code("mm2/s", "UCUM", "square millimeter per second")
 S_PER_MM2 = Code("s/mm2", "UCUM", "second per square millimeter")
 PIXELS = Code("{pixels}", "UCUM", "pixels")
@@ -84,8 +87,12 @@ HIGH_RISK = Code("15508007", "SCT", "High Risk")
 
 LONG_AXIS = Code("103339001", "SCT", "Long axis")  # CID 7470
 SHORT_AXIS = Code("103340004", "SCT", "Short axis")
+AREA = Code("42798000", "SCT", "Area")
+DIAMETER = Code("L0JK", "IBSI", "Maximum 3D Diameter of a Mesh")
 VOLUME = Code("118565006", "SCT", "Volume")
 ADC = Code("113041", "DCM", "Apparent Diffusion Coefficient")
+UPPER_WIDTH = Code("371886008", "SCT", "+, range of upper measurement uncertainty")  # TID 310
+LOWER_WIDTH = Code("371885007", "SCT", "-, range of lower measurement uncertainty")
 LARGEST_SECTION = Code("M.SECTION", PRIVATE, "On the slice on which the region is largest")
 METHODS = {  # by measurement
     "118565006": Code("126030", "DCM", "Sum of segmented voxel method for volume"),  # CID 7474
@@ -98,6 +105,22 @@ DERIVATIONS = {  # by measurement, CID 7464
     "113041": Code("373098007", "SCT", "Mean"),
     "103339001": Code("56851009", "SCT", "Maximum"),
 }
+# In which units each number is stated, the usual one first; those of a private family by the beginning of their code.
+_UNITS = {
+    B_VALUE: (S_PER_MM2,),
+    THRESHOLD: (PERCENT,),
+    THRESHOLD_WITHHELD: (PERCENT,),
+    UPPER_WIDTH: (PERCENT,),
+    LOWER_WIDTH: (PERCENT,),
+    POINTS: (NO_UNITS,),
+    VOLUME: (ML,),
+    AREA: (MM2,),
+    DIAMETER: (MM,),
+    LONG_AXIS: (MM, PIXELS),
+    SHORT_AXIS: (MM, PIXELS),
+    ADC: (MICRO_MM2_PER_S, MM2_PER_S),
+}
+_UNITS_OF_FAMILY = {"P.": (PERCENT,), "SHAP.": (NO_UNITS,)}
 
 RUN_STATUS = Code("111017", "DCM", "CAD Processing and Findings Summary")
 ALL_WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")  # CID 6047
@@ -154,6 +177,12 @@ def scheme_identification() -> CodingSchemeIdentificationItem:
 def concept(code: Code) -> CodedConcept:
     """Return the code as a highdicom concept."""
     return CodedConcept(value=code.value, scheme_designator=code.scheme, meaning=code.meaning)
+
+
+def units(name: Code) -> tuple[Code, ...]:
+    """Return the units in which a number of this concept may be stated, the usual one first; none where the concept is no number's."""
+    families = (found for prefix, found in _UNITS_OF_FAMILY.items() if name.scheme == PRIVATE and name.value.startswith(prefix))
+    return _UNITS.get(name) or next(families, ())
 
 
 def stem(finding: Code) -> str:

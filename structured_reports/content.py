@@ -44,9 +44,9 @@ def percentage(name: Code, value: float, *, properties: sr.MeasurementProperties
     return sr.Measurement(codes.concept(name), value, codes.concept(codes.PERCENT), properties=properties)
 
 
-def number(name: Code, value: float, unit: Code) -> sr.Measurement:
-    """Return a NUM with four significant digits."""
-    return sr.Measurement(codes.concept(name), float(f"{value:.{_SIGNIFICANT_DIGITS}g}"), codes.concept(unit))
+def number(name: Code, value: float) -> sr.Measurement:
+    """Return a NUM with four significant digits in its usual unit."""
+    return sr.Measurement(codes.concept(name), float(f"{value:.{_SIGNIFICANT_DIGITS}g}"), codes.concept(codes.units(name)[0]))
 
 
 def measured(measurement: Measurement) -> sr.Measurement:
@@ -70,6 +70,8 @@ def probability(prediction: Prediction, *, name: Code) -> sr.Measurement:
         widths = sr.MeasurementProperties(
             upper_measurement_uncertainty=round(high - value, places), lower_measurement_uncertainty=round(value - low, places)
         )
+        for width in widths:  # highdicom gives them no unit; they have their number's
+            width.MeasuredValueSequence[0].MeasurementUnitsCodeSequence = [codes.concept(codes.PERCENT)]
     return percentage(name, value, properties=widths)
 
 

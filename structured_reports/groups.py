@@ -100,7 +100,7 @@ def _percent(probability: float) -> float:
 
 
 def _total_points(evidence: Evidence) -> list[sr.Measurement]:
-    return [number(codes.POINTS, sum(row.points for row in evidence.nomogram), codes.NO_UNITS)] if evidence.nomogram else []
+    return [number(codes.POINTS, sum(row.points for row in evidence.nomogram))] if evidence.nomogram else []
 
 
 def class_group(prediction: Prediction, run: Run) -> Group | None:
@@ -145,7 +145,7 @@ def contribution_group(prediction: Prediction, evidence: Evidence, run: Run) -> 
     names = [codes.contribution(finding, f"{c.group}:{c.feature}", run.text(wording.feature_words(c, _CODED))) for c in top]
     group = Group(
         tracking_identifier=track(f"{codes.stem(finding)} explanation", run),
-        measurements=[number(name, c.log_odds, codes.NO_UNITS) for name, c in zip(names, top, strict=True)],
+        measurements=[number(name, c.log_odds) for name, c in zip(names, top, strict=True)],
     )
     words = run.say("why.summary", count=len(top), total=len(evidence.contributions))
     return with_notes(group, head=[text(codes.COMMENT, words, run)])

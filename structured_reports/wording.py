@@ -104,7 +104,7 @@ def percent(probability: float, places: int) -> float:
 
 
 def share(probability: float) -> float:
-    """Return the probability of one of several classes in percent with one decimal: they sum to 100, and none is certain."""
+    """Return the probability of one of several classes in percent with one decimal: they sum to about 100, and none is certain."""
     return min(round(100.0 * probability, 1), 99.9)
 
 

@@ -258,8 +258,13 @@ def cross_validate(rows: FloatArray, labels: Labels, penalties: FloatArray, fold
     error = np.sqrt(np.average((losses - loss) ** 2, axis=0, weights=sizes) / (len(folds) - 1))
     scaled = apply_scaling(rows, fit_scaling(rows))
     coefficients = np.stack([_fit_lasso(scaled, labels, penalty).coef_[0] for penalty in penalties])
-    minimum, fallback = int(loss.argmin()), int(f_scores(rows, labels).argmax())
-    return LassoPath(penalties, loss, error, coefficients, minimum, int(np.argmax(loss <= loss[minimum] + error[minimum])), fallback)
+    return LassoPath(penalties, loss, error, coefficients, *choose_steps(loss, error), int(f_scores(rows, labels).argmax()))
+
+
+def choose_steps(loss: FloatArray, error: FloatArray) -> tuple[int, int]:
+    """Return the step of the lowest loss, and the first one within that step's standard error of it, as cv.glmnet does."""
+    minimum = int(loss.argmin())
+    return minimum, int(np.argmax(loss <= loss[minimum] + error[minimum]))
 
 
 def _fit_lasso(rows: FloatArray, labels: Labels, penalty: float) -> LogisticRegression:

@@ -1,4 +1,4 @@
-"""Result objects before foreign validators: dicom3tools, DCMTK, and dcmqi where it is installed."""
+"""Result objects before foreign validators: dicom3tools, DCMTK and dcmqi."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ NASTY: dict[str, dict[str, Any]] = {
         "StudyDescription": "골반 MRI",
     },
 }
+OBJECTS = ["gfx", "sc1", "sc2", "sc3", "sc4", "sc5", "seg", "sr"]
 _TEXTS = ("PatientName", "PatientID", "ReferringPhysicianName", "StudyDescription", "StudyID", "AccessionNumber")
 
 
@@ -74,7 +75,7 @@ def folder(result: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["sc1", "sc2", "sc3", "sc4", "sc5", "seg", "gfx", "sr"])
+@pytest.mark.parametrize("name", OBJECTS)
 def test_dciodvfy_finds_nothing(folder: Path, name: str) -> None:
     assert complaints(folder / f"{name}.dcm", "Error", "Warning") == []
 
@@ -127,10 +128,11 @@ def test_refusal_is_a_valid_report_with_its_reasons(result: Result, tmp_path: Pa
 @pytest.mark.parametrize("case", NASTY)
 def test_nasty_sources_give_valid_objects_with_unharmed_identity(tmp_path: Path, case: str) -> None:
     files = make_result(**NASTY[case]).save(tmp_path)
+    assert sorted(files) == OBJECTS
     # What the validator has against the source's own text (undeclared bytes; GBK and ISO_IR 13, which it does not know) is the source's.
-    faults = [line.split("[1]>")[0] for line in complaints(tmp_path / "sources" / "000.dcm", "Error")]
+    faults = [line.split("[1]>")[0] for line in complaints(tmp_path / "sources" / "000.dcm", "Error", "Warning")]
     for path in files.values():
-        assert [e for e in complaints(path, "Error") if e.split("[1]>")[0] not in faults] == []
+        assert [e for e in complaints(path, "Error", "Warning") if e.split("[1]>")[0] not in faults] == []
     found = differences(*(tmp_path / "sources").glob("*.dcm"), *files.values())
     converted = {"iso 2022": "PatientName", "sex U": "PatientSex", "all at once": "PatientSex"}.get(case)
     assert [line for line in found if not (converted and converted in line)] == []
@@ -147,7 +149,7 @@ def test_private_groups_of_the_source_stay_there(tmp_path: Path) -> None:
         source.add_new(0x00291010, "OB", b"\x01\x02")
         source.add_new(0x00091001, "LO", "without a creator")
     files = result.save(tmp_path)
-    assert len(files) == 8
+    assert sorted(files) == OBJECTS
     for path in files.values():
         assert complaints(path, "Error", "Warning") == []
         assert not any(element.tag.is_private for element in dcmread(path).iterall())

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
-import pytest
+from tests.foreign import need
 
 # The standard's 2022 tables do not know the private scheme and the Device UID that IHE AI Results asks for.
 EXPECTED_WARNINGS = ("99CERVINODE", "DeviceUID(0018,1002)")
 
 
 def run(tool: str, *arguments: str | Path) -> str:
-    """Return what a foreign tool says, both streams; skip where it is not installed."""
-    beside_python = Path(sys.executable).parent / tool
-    path = tool if Path(tool).is_file() else str(beside_python) if beside_python.is_file() else shutil.which(tool)
-    if not path:
-        pytest.skip(f"{tool} is not installed (deploy/system-packages.sh test; dcmqi from PyPI)")
+    """Return what a foreign tool says, both streams."""
+    path = need(tool, "deploy/system-packages.sh test; dcmqi is in the [test] extra")
     done = subprocess.run([path, *map(str, arguments)], capture_output=True, timeout=500, check=False)
     return (done.stdout + done.stderr).decode("utf-8", errors="replace")
+
+
+def pixelmed(report: Path) -> list[str]:
+    """Return what PixelMed's template validator has against a report (about ten seconds)."""
+    jars = Path("/usr/share/java")
+    need(jars / "pixelmed.jar")
+    limits = [f"-Djdk.xml.xpath{limit}Limit=0" for limit in ("ExprOp", "TotalOp", "ExprGrp")]  # its rules exceed Java's
+    lines = run("java", *limits, "-Xss64m", "-cp", f"{jars}/*", "com.pixelmed.validate.DicomSRValidator", report).splitlines()
+    assert "Root Template Validation Complete" in lines, lines[-5:]
+    return [line for line in lines if line.startswith(("Error", "Warning"))]
 
 
 def complaints(path: Path, *severities: str) -> list[str]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.foreign import need
 
 ORTHANC = Path("/usr/sbin/Orthanc")
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -25,10 +25,9 @@ CERVINODE = Path(sys.executable).parent / "cervinode"
 
 
 def require(*programs: Path) -> None:
-    """Skip the test where a program is not installed."""
+    """Skip the test where a program is not installed (:mod:`tests.foreign`)."""
     for program in programs:
-        if not program.exists():
-            pytest.skip(f"{program} is not installed (deploy/system-packages.sh test)")
+        need(program)
 
 
 def free_port() -> int:

@@ -30,6 +30,7 @@ from node.dicom.scp import Listener
 from node.storage.files import StudyStore
 from node.storage.ledger import Ledger
 from pipelines.errors import ConfigError
+from tests.foreign import need
 
 MakeStudy = Callable[..., list[Dataset]]
 STORESCU = Path("/usr/bin/storescu")  # not the one of the same name that pynetdicom installs
@@ -268,21 +269,19 @@ def test_many_associations_at_a_time_are_served(node: Node, associate: Callable[
     assert [a.send_c_store(ds).Status for a, ds in zip(associations, datasets, strict=True)] == [0x0000] * 20
 
 
-@pytest.mark.skipif(not STORESCU.exists(), reason="dcmtk's storescu is not installed")
 @pytest.mark.parametrize(
     ("options", "stored"), [([], True), (["-xi"], True), (["-xb"], True), (["-xd"], True), (["-aet", "STRANGER"], False)]
 )
 def test_storescu_sends(node: Node, make_study: MakeStudy, tmp_path: Path, options: list[str], stored: bool) -> None:
     for number, ds in enumerate(datasets := make_study(3)):
         ds.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
-    command = [str(STORESCU), "-aet", "SCANNER", "-aec", "CERVINODE", *options, "127.0.0.1", str(node.listener.port), "+sd", str(tmp_path)]
+    command = [need(STORESCU), "-aet", "SCANNER", "-aec", "CERVINODE", *options, "127.0.0.1", str(node.listener.port), "+sd", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert [node.path(ds).exists() for ds in datasets] == [stored] * 3, done.stderr
     if stored:
         assert pydicom.dcmread(node.path(datasets[0])).PixelData == datasets[0].PixelData
 
 
-@pytest.mark.skipif(not STORESCU.exists(), reason="dcmtk's storescu is not installed")
 def test_transfer_syntax_that_we_do_not_know_is_not_accepted(node: Node, make_study: MakeStudy, associate: Callable[..., Any]) -> None:
     mpeg4 = "1.2.840.10008.1.2.4.102"
     association = associate(syntaxes=(mpeg4,))

@@ -15,6 +15,7 @@ pytest.importorskip("monai", reason="training needs the [train] extra")
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pipelines.errors import CohortError
 from pipelines.spec import Cnn, Cube, SliceCrop
@@ -106,6 +107,39 @@ def test_names_and_shapes_of_the_published_resnet50_are_torchvisions() -> None:
         body = build(SECTION, PUBLISHED["resnet50_2d"]).body.state_dict()
     given = {name: value.shape for name, value in _resnet(PUBLISHED["resnet50_2d"], dims=2).items() if not name.startswith("fc.")}
     assert {name.removeprefix("net."): value.shape for name, value in body.items()} == given
+
+
+def _torchvision_resnet50(given: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Return the last maps as torchvision computes them: a bottleneck strides in its 3x3 convolution (not in the first, as He et al.)."""
+
+    def layer(x: Tensor, conv: str, bn: str, stride: int = 1, padding: int = 0) -> Tensor:
+        x = functional.conv2d(x, given[f"{conv}.weight"], stride=stride, padding=padding)
+        mean, variance, weight, bias = (given[f"{bn}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        return functional.batch_norm(x, mean, variance, weight, bias, eps=1e-5)
+
+    x = functional.max_pool2d(layer(x, "conv1", "bn1", 2, 3).relu(), 3, stride=2, padding=1)
+    for stage, blocks in enumerate((3, 4, 6, 3), start=1):
+        for block in range(blocks):
+            name, stride = f"layer{stage}.{block}", 2 if block == 0 and stage > 1 else 1
+            y = layer(x, f"{name}.conv1", f"{name}.bn1").relu()
+            y = layer(y, f"{name}.conv2", f"{name}.bn2", stride, 1).relu()
+            y = layer(y, f"{name}.conv3", f"{name}.bn3")
+            x = layer(x, f"{name}.downsample.0", f"{name}.downsample.1", stride) if block == 0 else x
+            x = (x + y).relu()
+    return x
+
+
+def test_published_resnet50_computes_what_torchvision_does_with_the_same_weights() -> None:
+    given = {name: value.double() for name, value in _resnet(PUBLISHED["resnet50_2d"], dims=2).items() if not name.startswith("fc.")}
+    given |= {name: value / value[0].numel() ** 0.5 for name, value in given.items() if value.ndim == 4}  # keeps the maps finite
+    net = build(SECTION, PUBLISHED["resnet50_2d"]).double().eval()
+    net.body.load_state_dict({f"net.{name}": value for name, value in given.items()})
+    image = torch.randn(2, 1, 75, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found, expected = net.maps(image), _torchvision_resnet50(given, image.repeat(1, 3, 1, 1))
+    assert found.shape == expected.shape == (2, 2048, 3, 2)
+    assert expected.std() > 0.1
+    assert (found - expected).abs().max() < 1e-9 * expected.abs().max()
 
 
 @pytest.mark.parametrize("old_names", [False, True])

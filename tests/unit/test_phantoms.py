@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from dataclasses import fields, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from pipelines.phantoms.scanners import COMPLETE, DRAWN_ON, PRESETS, SEQUENCES, 
 from pipelines.phantoms.signal import Grid, Protocol, Scanner, acquire, map_adc, place
 from pipelines.systems.olnm_mri import SPEC
 from pipelines.types import Case, Choice, RoiOrigin, SeriesRole
+from tests.foreign import need
 
 R = SeriesRole
 
@@ -46,12 +46,30 @@ def case(study: PhantomTruth) -> Case:
 
 
 def test_study_has_no_dciodvfy_error(study: PhantomTruth) -> None:
-    if shutil.which("dciodvfy") is None:
-        pytest.skip("dciodvfy (Debian package dicom3tools) is not installed")
-    for series in {path.parent: path for path in find_dicom_files(study.folder)}.values():
-        found = subprocess.run(["dciodvfy", str(series)], capture_output=True, text=True, check=False)
+    _check_one_of_each_series(study.folder)
+
+
+def _check_one_of_each_series(folder: Path) -> None:
+    for series in {path.parent: path for path in find_dicom_files(folder)}.values():
+        found = subprocess.run([need("dciodvfy"), str(series)], capture_output=True, text=True, check=False)
         errors = [line for line in (found.stdout + found.stderr).splitlines() if line.startswith("Error")]
         assert errors == [], series
+
+
+@pytest.mark.slow
+def test_full_preset_is_a_clinical_t2_series_with_the_tumour_on_it(tmp_path: Path) -> None:
+    truth = write_study(tmp_path, seed=3, preset="full", roles=(R.T2W,), with_seg=True)
+    series = read_series(find_dicom_files(tmp_path))
+    (choice,) = rank(series, SPEC)[R.T2W]
+    images = build_volume(choice).volume
+    (protocol,) = protocols(VENDORS["SIEMENS"], "full", (R.T2W,))
+    assert images.array.shape == (24, protocol.columns, protocol.columns)
+    assert images.spacing == pytest.approx((5.0, protocol.pixel_mm, protocol.pixel_mm))
+    assert {float(source.SliceThickness) for source in choice.frames} == {4.0}
+    seg = hd.seg.segread(truth.seg)
+    drawn = seg.get_volume(combine_segments=True).match_geometry(images).array > 0
+    assert np.count_nonzero(drawn) * images.voxel_volume / 1000 == pytest.approx(truth.tumour_volume_ml, rel=0.06)
+    _check_one_of_each_series(tmp_path)
 
 
 @pytest.mark.parametrize("role", COMPLETE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from pipelines.phantoms.ultrasound import SAMPLINGS, TRANSDUCERS, image, lay_out
 from pipelines.phantoms.ultrasound_anatomy import Plane
 from pipelines.phantoms.ultrasound_dicom import PHOTOMETRICS, UltrasoundTruth, write_ultrasound_study
 from pipelines.types import UltrasoundFrame
+from tests.foreign import need
 
 LATENTS = UltrasoundLatents(size=0.2, heterogeneity=0.5, echogenicity=0.5, irregularity=0.5)
 
@@ -40,13 +40,11 @@ def _diameter_mm(frame: UltrasoundFrame) -> float:
 
 
 def _errors(path: Path) -> list[str]:
-    found = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+    found = subprocess.run([need("dciodvfy"), str(path)], capture_output=True, text=True, check=False)
     return [line for line in (found.stdout + found.stderr).splitlines() if line.startswith("Error")]
 
 
 def test_study_has_no_dciodvfy_error(study: UltrasoundTruth, tmp_path: Path) -> None:
-    if shutil.which("dciodvfy") is None:
-        pytest.skip("dciodvfy (Debian package dicom3tools) is not installed")
     for path in find_dicom_files(study.folder):
         assert _errors(path) == [], path
     cine = write_ultrasound_study(tmp_path, seed=3, maximal="cine", photometric="MONOCHROME2")

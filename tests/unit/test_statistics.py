@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -41,6 +42,7 @@ from pipelines.training.discrimination import (
 from pipelines.training.intervals import Interval, proportion
 from pipelines.training.operating_point import operating_point, sensitivity_threshold, youden_threshold
 from pipelines.training.sample_size import events_per_variable, minimum_sample_size
+from tests.foreign import missing, need
 
 _EXACT = {"rel": 1e-13, "abs": 1e-15}  # the references have 15 digits
 _R = {"rel": 1e-12, "abs": 1e-14}
@@ -55,11 +57,13 @@ _MARKERS = ("wfns", "s100b", "ndka")
 
 
 @pytest.fixture(scope="module")
-def asah(shared_data: Path) -> dict[str, np.ndarray]:
-    """The example of pROC, whose table is not among the references: write it there as ``asah.csv`` (outcome, wfns, s100b, ndka) from R."""
-    path = shared_data / "statistics" / "asah.csv"
-    if not path.is_file():
-        pytest.skip("pROC's aSAH table is not in shared/data/statistics: its patients stay out of this repository")
+def asah(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """The example of pROC, out of the R package: its patients stay out of this repository."""
+    if not Path("/usr/lib/R/site-library/pROC").is_dir():
+        missing("R's package pROC")
+    path = tmp_path_factory.mktemp("proc") / "asah.csv"
+    script = 'data(aSAH, package = "pROC"); write.csv(aSAH, commandArgs(TRUE), row.names = FALSE)'
+    subprocess.run([need("Rscript"), "-e", script, str(path)], check=True, timeout=120)
     rows = _rows(path)
     markers = {k: np.array([float(r[k]) for r in rows]) for k in _MARKERS}
     return markers | {"outcome": np.array([int(r["outcome"] == "Poor") for r in rows])}

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.e2e import servers
+from tests.foreign import missing, need
 from tests.viewer import cases
 from tests.viewer.browser import PATIENCE_S, Ohif
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 _ROOT = Path(__file__).parents[2]
 _SERVE = _ROOT / "deploy" / "viewer" / "serve.py"
-_SCREENSHOTS = _ROOT / "build" / "screenshots"
+SCREENSHOTS = _ROOT / "build" / "screenshots"
 # Software rendering: a test machine has no graphics card.
 _FLAGS = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist", "--no-sandbox"]
 
@@ -40,11 +41,11 @@ class Viewer:
 
 @pytest.fixture(scope="session")
 def command() -> list[str]:
-    """How the viewer is started; skips where something that it needs is not here."""
+    """How the viewer is started, once all that it needs is here."""
     servers.require(servers.ORTHANC, servers.DICOMWEB)
     fetched = subprocess.run([sys.executable, str(_SERVE)], capture_output=True, text=True, check=False)
     if fetched.returncode:
-        pytest.skip(f"OHIF is not here and cannot be fetched: {fetched.stderr.strip()}")
+        missing("OHIF", f"it cannot be fetched: {fetched.stderr.strip()}")
     return [sys.executable, str(_SERVE), "--port", "0"]
 
 
@@ -75,11 +76,10 @@ def wait_for_viewer(child: subprocess.Popen[bytes], log: Path) -> Viewer:
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[BrowserContext]:
     """A headless browser that keeps OHIF's scripts from one page to the next."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the [test] extra)")
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no chromium is installed (deploy/system-packages.sh test)")
-    with playwright.sync_playwright() as driver:
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("google-chrome") or need("chromium")
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=_FLAGS)
         context = browser.new_context(viewport={"width": 1600, "height": 900})
         context.set_default_timeout(1000 * PATIENCE_S)
@@ -90,13 +90,13 @@ def chromium() -> Iterator[BrowserContext]:
 @pytest.fixture
 def ohif(viewer: Viewer, chromium: BrowserContext) -> Iterator[Ohif]:
     """A fresh page; at the end, no script of it may have failed and nothing may have been asked of another host."""
-    _SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page = chromium.new_page()
     failures: list[Any] = []
     hosts: set[str | None] = set()
     page.on("pageerror", lambda error: failures.append(error))
     page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
-    yield Ohif(page, viewer.ohif, _SCREENSHOTS)
+    yield Ohif(page, viewer.ohif, SCREENSHOTS)
     page.close()
     assert failures == []
     assert hosts <= {"127.0.0.1", None}  # None: blob: and data:

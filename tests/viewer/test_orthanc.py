@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.viewer.browser import Ohif
-from tests.viewer.cases import Case
+from tests.viewer.cases import ULTRASOUND, Case
 from tests.viewer.conftest import Viewer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # software rendering on a busy machine
@@ -24,7 +24,7 @@ def _get(viewer: Viewer, path: str, body: dict[str, Any] | None = None) -> Any:
         return json.load(answer)
 
 
-@pytest.mark.parametrize("name", ["phantom", "chinese", "still"])
+@pytest.mark.parametrize("name", ["phantom", "chinese", *ULTRASOUND])
 def test_preview_is_the_capture(viewer: Viewer, studies: dict[str, Case], name: str) -> None:
     for capture in studies[name].captures:
         (instance,) = _get(viewer, "/tools/find", {"Level": "Instance", "Query": {"SOPInstanceUID": str(capture.SOPInstanceUID)}})
