@@ -156,6 +156,9 @@ def concept(code: Code) -> CodedConcept:
     return CodedConcept(value=code.value, scheme_designator=code.scheme, meaning=code.meaning)
 
 
+OVERVIEW = Code("Overview", PRIVATE, "Overview of a study")  # only in the description of its series
+
+
 def stem(finding: Code) -> str:
     """Return the short name of a finding, e.g. ``OLNM`` of ``P.OLNM``: tracking identifiers and descriptions use it."""
     return finding.value.removeprefix("P.")
