@@ -26,7 +26,8 @@ _FIRST = 100  # y of the first row
 _ROW, _LIMIT, _GAP = 68, 19, 14  # pixels: a system, a line below it, above the facts
 _NUMBER, _BAR = 640, 664  # x of the right edge of the number, and of the left edge of the bar
 _INDENT = 28  # pixels from the number of a row to its words
-_MAX_REASON = 5  # lines
+_TITLES = (20, 18, 16, 15, 14)  # sizes of a title: the first that has room
+_MAX_REASON, _MAX_LIMIT = 5, 3  # lines
 _HEADING, _LINE, _SMALL = 30, 22, 16  # pixels in the lower part
 _COLUMN = 590  # x at which series and clinical values begin
 _NAME, _MAX_REGION = 200, 112  # pixels for the names of measures, and at most for a region's values
@@ -89,9 +90,17 @@ def draw_overview(entries: Sequence[Entry], context: ReportContext, *, status: B
 
 def _height(entry: Entry, say: Messages) -> int:
     """Return how high the row of a system is."""
+    unused = Page(1, 1, say.language)
     if entry.brief:
-        return _ROW + _LIMIT * len(entry.brief.limits)
-    return max(_ROW, 20 + 20 * len(_reason_lines(Page(1, 1, say.language), entry, say)))
+        lines = _limit_lines(unused, entry.brief)
+        return _ROW + (_LIMIT * len(lines) + 4 if lines else 0)
+    return max(_ROW, 20 + 20 * len(_reason_lines(unused, entry, say)))
+
+
+def _limit_lines(page: Page, brief: Brief) -> list[str]:
+    """Return what must be said with the number, broken into lines."""
+    width = WIDTH - 2 * MARGIN - _INDENT
+    return [line for limit in brief.limits for line in page.wrap(limit, size=15, width=width, lines=_MAX_LIMIT)]
 
 
 def _reason_lines(page: Page, entry: Entry, say: Messages) -> list[str]:
@@ -108,7 +117,7 @@ def _draw_state(page: Page, entry: Entry, y: int, height: int, say: Messages) ->
     left, waits = MARGIN + _INDENT, entry.state == "WAITING"
     wide = page.text((_NUMBER, y + 34), say(f"overview.{entry.state}"), size=24, colour=MUTED if waits else TEXT, anchor="rm")
     room = _NUMBER - wide - 24 - left
-    _write(page, (left, y + 7), wording.title(entry.system, entry.title, say), (20, 18, 16, 14), room)
+    _write(page, (left, y + 7), wording.title(entry.system, entry.title, say), _TITLES, room)
     page.text((left, y + 33), say("overview.pending" if waits else "overview.none"), size=16, colour=MUTED, width=room)
     lines = _reason_lines(page, entry, say)
     for index, line in enumerate(lines):
@@ -121,13 +130,13 @@ def _draw_result(page: Page, entry: Entry, brief: Brief, y: int, say: Messages) 
     wide = page.text((_NUMBER, y + 25), wording.percent_words(brief.probability, brief.places), size=36, colour=colour, anchor="rm")
     page.text((_NUMBER, y + 47), brief.risk, size=15, colour=colour, anchor="ra")
     room = _NUMBER - wide - 24 - left
-    _write(page, (left, y + 7), wording.title(entry.system, entry.title, say), (20, 18, 16, 14), room)
+    _write(page, (left, y + 7), wording.title(entry.system, entry.title, say), _TITLES, room)
     _write(page, (left, y + 31), brief.call, (17, 15), room, colour=colour)
     flags = say("overview.flags", count=brief.flags) if brief.flags > 1 else say("overview.flag") if brief.flags else ""
     page.text((left, y + 51), ". ".join(filter(None, (brief.model, flags))), size=13, colour=MUTED, width=room)
     _draw_bar(page, brief, colour, y + 14, say)
-    for index, limit in enumerate(brief.limits):
-        page.text((left, y + _ROW - 1 + index * _LIMIT), limit, size=15, width=WIDTH - MARGIN - left)
+    for index, line in enumerate(_limit_lines(page, brief)):
+        page.text((left, y + _ROW - 1 + index * _LIMIT), line, size=15, width=WIDTH - MARGIN - left)
 
 
 def _write(
