@@ -37,7 +37,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     _declare(root, "plain", "")
     _declare(root, "with_node", NODE_SIZE.format(wait_s=600.0, fallback="without"))
     pacs.start()
-    app = build(_settings(root, pacs, "plain", "with_node"))
+    settings = _settings(root, pacs, "plain", "with_node")
+    patient = settings.node.model_copy(update={"quiet_s": 3.0})  # a busy machine must not plan half a study
+    app = build(settings.model_copy(update={"node": patient}))
     app.start()
     yield Site(app, pacs)
     app.stop()
