@@ -20,6 +20,7 @@ from node.delivery import Deliverer
 from node.dicom.scp import Listener
 from node.dispatch import Dispatcher, carry_out_requests
 from node.intake import Intake
+from node.jobs import OVERVIEW
 from node.log import fields
 from node.queues.celery import JobQueue
 from node.queues.redis import EmbeddedRedis
@@ -47,6 +48,8 @@ class App:
         unknown = sorted({s for route in settings.routes for s in route.systems} - specs.keys())
         if unknown:
             raise ConfigError(f"[[routes]]: 'systems' names {unknown[0]!r}; known are {', '.join(sorted(specs))}")
+        if OVERVIEW in specs:
+            raise ConfigError(f"[node] systems_path: a system cannot be called {OVERVIEW!r}, which is the page on all of them")
         self.store = StudyStore(settings.node.storage_root)
         try:
             self.store.prepare()
@@ -190,6 +193,8 @@ class App:
             self._attempt(f"release {job.order.job_id}", lambda job=job: self._intake.release(job))  # type: ignore[misc]
         self._attempt("requests", lambda: carry_out_requests(store=self.store, ledger=self.ledger, intake=self._intake))
         self._attempt("dispatch", lambda: self._dispatcher.run(now))
+        for uid in self.ledger.studies_with_new_results():
+            self._attempt(f"overview {uid}", lambda uid=uid: self._intake.plan_overview(uid))  # type: ignore[misc]
 
     def _deliver(self, now: float) -> None:
         if not self._refreshed:

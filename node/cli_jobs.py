@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from node.cli import OK, say
 from node.cli_commands import settings_of
 from node.clinical import stored_record
-from node.jobs import FINAL, JobState
+from node.jobs import FINAL, OVERVIEW, UNDER_WAY, JobState
 from node.storage.files import StudyStore
 from node.storage.ledger import FILE_NAME, Ledger
 from node.storage.records import Job
@@ -78,12 +78,15 @@ def retry_job(args: Namespace) -> int:
     """Ask the node to run a job again; it does so at once if it runs, else when it starts."""
     with _ledger(args) as ledger:
         job = _find(ledger, args.job)
-        same = [j for j in ledger.jobs(study_instance_uid=job.order.study_instance_uid) if j.order.system == job.order.system]
+        of_study = ledger.jobs(study_instance_uid=job.order.study_instance_uid)
+    same = [j for j in of_study if j.order.system == job.order.system]
     newest = max(same, key=lambda j: j.order.version).order.job_id
     if newest != job.order.job_id:
         raise ConfigError(f"job {job.order.job_id} has a newer version, {newest}; only the newest can run again")
     if job.state not in FINAL:
         raise ConfigError(f"job {job.order.job_id} is {job.state}; only a finished job can run again")
+    if job.order.system == OVERVIEW and (busy := [j for j in of_study if j.state in UNDER_WAY]):
+        raise ConfigError(f"{busy[0].order.system} of this study is {busy[0].state}; a new overview comes by itself when it has ended")
     StudyStore(settings_of(args).node.storage_root).add_request(json.dumps({"retry": job.order.job_id}).encode())
     say(f"asked for: job {job.order.job_id} runs again as a new version")
     return OK
@@ -133,6 +136,7 @@ def _as_json(job: Job) -> dict[str, object]:
         "bundle": order.bundle_version,
         "predecessor": order.predecessor,
         "series": [f"{c.role}: {c.series_instance_uid} ({len(c.sop_instance_uids)} images), {c.reason}" for c in order.chosen],
+        "members": [f"{m.system}: {m.state}, job {m.job_id}" for m in order.members],
         "clinical": [f"{v.name}: {v.words}, {v.source}" for v in order.clinical],
         "completeness": order.completeness,
         "found": list(order.refusal.found) if order.refusal else [],

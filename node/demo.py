@@ -27,7 +27,7 @@ from node.clinical import enter
 from node.config import NodeTable, Peer, Settings
 from node.demo_page import render_page
 from node.dicom.scu import Address, Answer, send
-from node.jobs import FINAL, JobState
+from node.jobs import FINAL, OVERVIEW, JobState
 from node.planning import refer_to_bundle
 from node.storage.records import Job
 from pipelines.errors import TransportError
@@ -215,8 +215,9 @@ def _wait(app: App, progress: Progress, *, studies: int) -> list[Job]:
     end = time.monotonic() + _TIMEOUT_S
     progress.show("waiting for the study to be complete (quiet time)")
     while time.monotonic() < end:
+        overview_due = bool(app.ledger.studies_with_new_results())  # asked first: afterwards it is among the jobs
         jobs = app.ledger.jobs()
-        if len({job.order.study_instance_uid for job in jobs}) >= studies and all(job.state in FINAL for job in jobs):
+        if not overview_due and len({job.order.study_instance_uid for job in jobs}) >= studies and all(job.state in FINAL for job in jobs):
             return jobs
         for job in jobs:
             claim = app.claims.find(job.order.job_id)
@@ -241,6 +242,7 @@ def _summarise(jobs: list[Job], objects: Path, timings: dict[str, float], study:
             "reasons": list(job.outcome.reasons) if job.outcome else [job.detail],
         }
         for job in jobs
+        if job.order.system != OVERVIEW
     ]
     return {"study": study, "results": results, "objects": [_describe(p) for p in sorted(objects.glob("*.dcm"))], "timings_s": timings}
 

@@ -20,6 +20,8 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage
 
+from structured_reports.attributes import OVERVIEW_SERIES
+
 _OUTLINE_RGB = (255, 170, 40)
 _MAX_SLICES = 6
 _TILE_PX = 420
@@ -35,7 +37,8 @@ def render_page(objects: Sequence[Path], study: Iterable[Path], summary: Mapping
         kind = {SegmentationStorage: "SEG", SecondaryCaptureImageStorage: "SC"}.get(dataset.SOPClassUID, "SR")
         by_kind[kind].append(dataset)
     sources = {str(d.SOPInstanceUID): path for path in study for d in [pydicom.dcmread(path, specific_tags=["SOPInstanceUID"])]}
-    parts = [_results(summary), *(_capture_section(by_kind["SC"]) if by_kind["SC"] else [])]
+    overviews, captures = ([c for c in by_kind["SC"] if (c.SeriesNumber == OVERVIEW_SERIES) is first] for first in (True, False))
+    parts = [*_capture_section("Overview", overviews), _results(summary), *_capture_section("Secondary captures", captures)]
     parts += [_seg_section(seg, sources) for seg in by_kind["SEG"]]
     parts += [_sr_section(sr) for sr in by_kind["SR"]]
     parts += [_objects_section(summary), _timings_section(summary)]
@@ -68,13 +71,15 @@ def _results(summary: Mapping[str, Any]) -> str:
     return "".join(rows)
 
 
-def _capture_section(captures: Sequence[Dataset]) -> list[str]:
+def _capture_section(heading: str, captures: Sequence[Dataset]) -> list[str]:
+    if not captures:
+        return []
     figures = [
         f'<figure><img alt="" src="{_png(Image.fromarray(c.pixel_array))}"><figcaption>{html.escape(str(c.SeriesDescription))}'
         f", image {c.get('InstanceNumber', '')}</figcaption></figure>"
         for c in sorted(captures, key=lambda c: (c.get("SeriesNumber") or 0, c.get("InstanceNumber") or 0))
     ]
-    return [f'<section><h2>Secondary captures</h2><div class="grid wide">{"".join(figures)}</div></section>']
+    return [f'<section><h2>{heading}</h2><div class="grid wide">{"".join(figures)}</div></section>']
 
 
 def _seg_section(seg: Dataset, sources: Mapping[str, Path]) -> str:

@@ -13,8 +13,9 @@ from node.audit import AuditEvent, record
 from node.clinical import known_values
 from node.completeness import describe, find_gap, is_settled
 from node.config import Route, Settings
-from node.jobs import FINAL, JobState
+from node.jobs import FINAL, OVERVIEW, JobState
 from node.log import fields
+from node.overview import make_overview
 from node.planning import Circumstances, fitting, make_job, refer_to_bundle, routed, without_own_results
 from node.storage.files import StudyStore
 from node.storage.ledger import Ledger
@@ -73,11 +74,33 @@ class Intake:
             return []
         return self._keep(uid, [self._make(system, series, job.destinations, problem=problem)])
 
+    def plan_overview(self, study_instance_uid: str, *, again: bool = False) -> PlannedJob | None:
+        """Plan the overview of a study, if it needs one."""
+        planned = make_overview(
+            self._ledger.jobs(study_instance_uid=study_instance_uid),
+            station=self._settings.node.ae_title,
+            language=self._settings.node.language,
+            created_at=datetime.now().astimezone(),
+            again=again,
+        )
+        self._ledger.plan_overview(study_instance_uid, planned)
+        if planned:
+            order = planned.order
+            detail = f"{order.system} version {order.version}: {', '.join(f'{m.system} {m.state}' for m in order.members)}"
+            self._record(AuditEvent.JOB_PLANNED, study_instance_uid, job_id=order.job_id, detail=detail)
+        return planned
+
     def plan_again(self, job: Job) -> PlannedJob | None:
         """Plan a new version of a finished job, whatever its result was; ``None`` if it is not finished or not the newest."""
         order = job.order
         newest = self._earlier(order.study_instance_uid, order.system)[-1]
-        if job.state not in FINAL or newest.order.job_id != order.job_id or order.system not in self._specs:
+        if job.state not in FINAL or newest.order.job_id != order.job_id:
+            return None
+        if order.system == OVERVIEW:
+            if again := self.plan_overview(order.study_instance_uid, again=True):
+                self._record(AuditEvent.JOB_RETRIED, order.study_instance_uid, job_id=order.job_id)
+            return again
+        if order.system not in self._specs:
             return None
         series, problem = self._read(order.study_instance_uid)
         if not series:

@@ -13,6 +13,9 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.types import BundleStatus, SeriesRole
+from structured_reports.brief import Brief
+
+OVERVIEW = "overview"  # system of the job that makes one page of a study's results
 
 
 class JobState(StrEnum):
@@ -30,6 +33,8 @@ class JobState(StrEnum):
 
 
 FINAL = frozenset({JobState.DONE, JobState.REFUSED, JobState.FAILED, JobState.CANCELLED})
+
+UNDER_WAY = frozenset({JobState.PLANNED, JobState.QUEUED, JobState.RUNNING})
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.PLANNED: frozenset({JobState.QUEUED, JobState.WAITING, JobState.CANCELLED}),
@@ -83,6 +88,16 @@ class OrderedValue(_Frozen):
     source: str
 
 
+class OrderedMember(_Frozen):
+    """A job that an overview shows: as what it ended, or WAITING; ``reason`` says in words why one has no outcome."""
+
+    job_id: str
+    system: str
+    state: JobState
+    has_outcome: bool
+    reason: str = ""
+
+
 class JobOrder(_Frozen):
     """One run of one system on one version of one study. Everything that the result depends on is in here."""
 
@@ -96,6 +111,7 @@ class JobOrder(_Frozen):
     chosen: tuple[ChosenSeries, ...] = ()
     refusal: OrderedRefusal | None = None
     clinical: tuple[OrderedValue, ...] = ()
+    members: tuple[OrderedMember, ...] = Field(default=(), description="what an overview shows, in this order")
     completeness: str = Field(default="", description="how it was established that the study is complete, in words")
     bundle_status: BundleStatus | None = Field(default=None, description="as what the bundle is in use; as it calls itself if not given")
     predecessor: str | None = Field(default=None, description="job_id of the result that this one replaces")
@@ -124,6 +140,7 @@ class JobOutcome(_Frozen):
     probability: float | None = None
     threshold: float | None = None
     call: str | None = None
+    brief: Brief | None = Field(default=None, description="what the overview of the study says of a DONE job")
     objects: tuple[OutcomeObject, ...] = ()
     timings_s: dict[str, float] = Field(default_factory=dict)
 

@@ -28,7 +28,7 @@ from pipelines.types import OUR_MODEL_NAME, BundleStatus, ClinicalValue, Series,
 
 OUR_MARK = "[RUO]"  # their series descriptions begin with it
 _ROI_MODALITIES = {"SEG", "RTSTRUCT"}
-_JOB_ID_DIGITS = 32  # hex digits of the key: 128 bits
+JOB_ID_DIGITS = 32  # hex digits of the key: 128 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def make_job(
         return None
     version = waiting.version if waiting else earlier[-1].order.version + 1 if earlier else 1
     order = JobOrder(
-        job_id=waiting.job_id if waiting else f"{key[:_JOB_ID_DIGITS]}-{version}",
+        job_id=waiting.job_id if waiting else f"{key[:JOB_ID_DIGITS]}-{version}",
         system=spec.name,
         bundle_version=bundle.version,
         bundle_digest=bundle.digest,

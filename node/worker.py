@@ -16,8 +16,9 @@ from pydicom import Dataset
 from pydicom.uid import SegmentationStorage
 
 from node.config import Settings
-from node.jobs import JobOrder, JobOutcome, OutcomeObject, ResultStatus
+from node.jobs import OVERVIEW, JobOrder, JobOutcome, OutcomeObject, ResultStatus
 from node.log import fields
+from node.overview import write_overview
 from node.storage.claims import Beat, Claims
 from node.storage.files import StudyStore
 from pipelines.engine import load_case, run
@@ -28,8 +29,9 @@ from pipelines.models.bundle import Bundle, find_bundle, load_bundle
 from pipelines.spec import PipelineSpec
 from pipelines.systems import catalogue
 from pipelines.types import Choice, ClinicalValue, Evidence, Prediction, Refusal, Series, SeriesRole
-from structured_reports.attributes import SR_SERIES
-from structured_reports.build import build_refusal, build_result
+from structured_reports.attributes import OVERVIEW_SERIES, SR_SERIES
+from structured_reports.brief import Brief
+from structured_reports.build import brief_result, build_refusal, build_result
 from structured_reports.context import Predecessor, ReportContext
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class _Result(NamedTuple):
     code: str | None = None
     reasons: tuple[str, ...] = ()
     prediction: Prediction | None = None
+    brief: Brief | None = None
 
 
 class _Stages:
@@ -120,6 +123,12 @@ class Worker:
     def _run(self, order: JobOrder, beat: Beat, stages: _Stages) -> _Result:
         if beat.claim.attempt > self._max_attempts:
             raise WorkerLost(f"the worker died {beat.claim.attempt - 1} times while it worked on this job")
+        if order.system == OVERVIEW:
+            stages.enter("report")
+            first = next((self._specs[m.system] for m in order.members if m.system in self._specs), None)
+            if first is None:
+                raise BundleError("this worker knows none of the systems of the study")
+            return _Result(ResultStatus.DONE, write_overview(order, self._store, self._specs, self._context(order, first)))
         stages.enter("read")
         spec = self._spec(order)
         series = self._read(order)
@@ -133,8 +142,9 @@ class Worker:
         prediction, evidence = run(spec, bundle, case, progress=stages.enter)
         prediction = replace(prediction, bundle_status=order.bundle_status or prediction.bundle_status)
         stages.enter("report")
-        objects = build_result(_used(series, order, evidence), prediction, evidence, self._context(order, spec))
-        return _Result(ResultStatus.DONE, objects, prediction=prediction)
+        context = self._context(order, spec)
+        objects = build_result(_used(series, order, evidence), prediction, evidence, context)
+        return _Result(ResultStatus.DONE, objects, prediction=prediction, brief=brief_result(prediction, evidence, context))
 
     def _explain(self, order: JobOrder, error: Exception) -> _Result:
         """Return the result that tells a reader why there is none."""
@@ -144,6 +154,8 @@ class Worker:
         # The text of a foreign exception may quote the header of a patient; its type never does.
         reasons = tuple(str(error).split("; ")) if known else (f"internal error: {type(error).__name__}",)
         objects: list[Dataset] = []
+        if order.system == OVERVIEW:
+            return _Result(status, objects, code, reasons)
         try:
             spec, series = self._spec(order), self._read(order)
             refusal = Refusal(
@@ -196,11 +208,11 @@ class Worker:
         )
 
     def _predecessor(self, order: JobOrder) -> Predecessor | None:
-        """Return the SR of the version before, if that one has left any."""
+        """Return the SR of the version before (of an overview its page), if that one has left any."""
         earlier = self._store.outcome(order.predecessor) if order.predecessor else None
         for item in earlier.objects if earlier else ():
             header = pydicom.dcmread(self._store.result_folder(earlier.job_id) / item.path, stop_before_pixels=True)  # type: ignore[union-attr]
-            if header.Modality == "SR" and header.SeriesNumber == SR_SERIES:
+            if header.SeriesNumber in (SR_SERIES, OVERVIEW_SERIES):
                 return Predecessor.of(header)
         return None
 
@@ -232,6 +244,7 @@ class Worker:
             probability=result.prediction.probability if result.prediction else None,
             threshold=result.prediction.threshold if result.prediction else None,
             call=_call(result.prediction) if result.prediction else None,
+            brief=result.brief,
             objects=tuple(objects),
             timings_s={name: round(seconds, 3) for name, seconds in timings_s.items()},
         )

@@ -15,6 +15,7 @@ from structured_reports.language import Messages
 from structured_reports.source import copy_identity, declared_character_set, fit_text
 from structured_reports.uids import ResultKey, derive_uid
 
+OVERVIEW_SERIES = 9300
 SEG_SERIES = 9101
 SR_SERIES = 9201
 GRAPHIC_SERIES = 9202

@@ -12,11 +12,13 @@ from pipelines.errors import ResultError
 from pipelines.types import Evidence, Prediction, Refusal, RoiOrigin
 from structured_reports import canvas
 from structured_reports.attributes import Run
-from structured_reports.capture import build_captures, build_drawing
+from structured_reports.brief import Brief, Entry
+from structured_reports.capture import build_captures, build_drawing, build_overview_page
 from structured_reports.check import check_objects
 from structured_reports.context import ReportContext
 from structured_reports.graphic import build_graphic
 from structured_reports.language import DEFAULT, Messages, load_messages
+from structured_reports.overview import make_brief
 from structured_reports.report import build_refusal_report, build_report
 from structured_reports.segmentation import build_segmentation
 from structured_reports.source import declare_utf_8, declared_character_set, fit_text, has_plain_identity, normalise_source
@@ -105,6 +107,32 @@ def build_refusal(sources: Sequence[Dataset], refusal: Refusal, context: ReportC
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # highdicom's words may quote the patient; their kind does not
         raise ResultError(f"the refusal of {refusal.system} cannot be written: {type(error).__name__}") from error
     check_objects(objects, same, identity=anchor)
+    return objects
+
+
+def brief_result(prediction: Prediction, evidence: Evidence, context: ReportContext) -> Brief:
+    """Return what the overview of the study will say of a result, in the words of its pages."""
+    source = normalise_source(evidence.volumes[evidence.roi.role].sources[0])
+    return make_brief(context.spec, prediction, evidence, say=canvas.drawable(_choose_words(source, context)))
+
+
+def build_overview(sources: Sequence[Dataset], entries: Sequence[Entry], context: ReportContext) -> list[Dataset]:
+    """Return the page that shows the results of all systems of a study.
+
+    ``sources`` are headers of the study's instances. The page refers to the first image, and carries its patient and study.
+
+    Raises
+    ------
+    ResultError
+        There are no sources, or the object does not pass :func:`check_objects`.
+    """
+    if not sources:
+        raise ResultError("an overview needs at least one instance of the study")
+    anchor = next((source for source in sources if "Rows" in source), sources[0])
+    content = hashlib.sha256("\x1f".join(repr(entry) for entry in entries).encode()).hexdigest()
+    run = _make_run(anchor, [anchor], context, content=content, model=("", ""))
+    objects = [build_overview_page(entries, run)]
+    check_objects(objects, [anchor], identity=anchor)
     return objects
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +13,14 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from pipelines.types import Drawing, Evidence, Prediction, Refusal
 from structured_reports import codes, wording
-from structured_reports.attributes import KEY_SLICE, SC_SERIES, Run, stamp
+from structured_reports.attributes import KEY_SLICE, OVERVIEW_SERIES, SC_SERIES, Run, stamp
+from structured_reports.brief import Entry
 from structured_reports.canvas import drawable
 from structured_reports.classes import draw_classes
 from structured_reports.heatmap import draw_heatmap, draw_unusable
 from structured_reports.images import key_image, key_slice
 from structured_reports.nomogram import draw_nomogram
+from structured_reports.overview import draw_overview
 from structured_reports.quality import judge
 from structured_reports.source import frame_numbers, normalise_source
 from structured_reports.summary import draw_summary
@@ -64,6 +66,17 @@ def build_drawing(refusal: Refusal, drawing: Drawing, run: Run) -> Dataset:
     what = f"{wording.refusal_word(refusal)} pages"
     description = wording.series_description(context.spec.finding, what, version=context.version, status=context.bundle_status)
     stamp(page, run, description=description)
+    return page
+
+
+def build_overview_page(entries: Sequence[Entry], run: Run) -> Dataset:
+    """Return the page of all systems of a study."""
+    status, version = run.context.bundle_status, run.context.version
+    pixels = draw_overview(entries, run.context, status=status, say=drawable(run.say))
+    drawn = _Drawn("overview", pixels, "Overview of the results of all systems; no patient text", run.source)
+    page = _capture(drawn, run, number=1, mark=wording.mark(status))
+    page.SeriesNumber = OVERVIEW_SERIES
+    stamp(page, run, description=wording.series_description(codes.OVERVIEW, "page", version=version, status=status))
     return page
 
 

@@ -174,6 +174,9 @@ def scheme_identification() -> CodingSchemeIdentificationItem:
     )
 
 
+OVERVIEW = Code("Overview", PRIVATE, "Overview of a study")  # only in the description of its series
+
+
 def concept(code: Code) -> CodedConcept:
     """Return the code as a highdicom concept."""
     return CodedConcept(value=code.value, scheme_designator=code.scheme, meaning=code.meaning)

@@ -30,13 +30,18 @@ def start_refusal_page(refusal: Refusal, context: ReportContext, say: Messages, 
     return _start(context, say, status=context.bundle_status, title=refusal.title, heading=heading, identity="", height=height)
 
 
+def start_overview_page(context: ReportContext, say: Messages, *, status: BundleStatus | None, height: int) -> Page:
+    """Return the page of all systems of a study."""
+    return _start(context, say, status=status, title="", heading="", identity=say("overview.identity"), height=height)
+
+
 def _start(
     context: ReportContext, say: Messages, *, status: BundleStatus | None, title: str, heading: str, identity: str, height: int
 ) -> Page:
     page, middle = Page(WIDTH, height, say.language), WIDTH / 2
     wide, wider = WIDTH - 2 * _CORNER, WIDTH - 2 * _NARROW_CORNER
     page.text((middle, 6), wording.banner(status, say), size=26, colour=WARNING, anchor="ma", width=wide)
-    title = wording.title(context.spec.name, title, say)
+    title = wording.title(context.spec.name, title, say) if title else say("overview.title")
     size = next((size for size in _TITLE_SIZES if page.width(title, size=size) <= wide), _TITLE_SIZES[-1])
     page.text((middle, 52), title, size=size, anchor="mm", width=wide)
     below = heading or ". ".join(filter(None, (wording.version_words(context, say), say("status.software"))))

@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from node.jobs import FINAL, TRANSITIONS, JobOutcome, JobState
+from node.jobs import FINAL, TRANSITIONS, UNDER_WAY, JobOutcome, JobState
 from node.storage.records import AuditLine, ClinicalEntry, Delivery, DeliveryState, Job, PlannedJob, ReceivedInstance, ReceivedStudy
-from node.storage.rows import to_delivery, to_instance, to_job, to_study, write_plan
+from node.storage.rows import mark_result, to_delivery, to_instance, to_job, to_study, write_plan
 from node.storage.schema import MIGRATIONS
 from pipelines.errors import CervinodeError
 
@@ -181,6 +181,22 @@ class Ledger:
                 if seen is not None:
                     db.execute(f"UPDATE studies SET {column} = ? WHERE study_instance_uid = ?", (seen, study_instance_uid))
 
+    def studies_with_new_results(self) -> list[str]:
+        """Return the studies of which jobs ended or began to wait since their overview was last planned, none of them under way."""
+        rows = self._select(
+            "SELECT study_instance_uid FROM studies s WHERE overview_due AND NOT EXISTS"
+            f" (SELECT 1 FROM jobs j WHERE j.study_instance_uid = s.study_instance_uid AND j.state IN ({', '.join('?' * len(UNDER_WAY))}))",
+            tuple(UNDER_WAY),
+        )
+        return [str(row[0]) for row in rows]
+
+    def plan_overview(self, study_instance_uid: str, job: PlannedJob | None) -> None:
+        """Write down the overview of a study, if it needs one, and that its results have been seen."""
+        with self._transaction() as db:
+            if job:
+                write_plan(db, study_instance_uid, job, now=time.time())
+            db.execute("UPDATE studies SET overview_due = 0 WHERE study_instance_uid = ?", (study_instance_uid,))
+
     def job(self, job_id: str) -> Job | None:
         """Return a job, or ``None`` when there is no such job."""
         rows = self._select(f"{_JOBS} WHERE job_id = ?", (job_id,))
@@ -206,7 +222,9 @@ class Ledger:
             The transition is not in :data:`node.jobs.TRANSITIONS`.
         """
         with self._transaction() as db:
-            _check_transition(db, job_id, state)
+            row = _check_transition(db, job_id, state)
+            if state in FINAL and row["outcome_json"] is None:
+                mark_result(db, row["study_instance_uid"])
             db.execute(
                 "UPDATE jobs SET state = ?, detail = ?, dispatches = dispatches + ?, changed_at = ? WHERE job_id = ?",
                 (state, detail, int(state is JobState.QUEUED), time.time(), job_id),
@@ -216,7 +234,9 @@ class Ledger:
         """Store what a worker returned, plan its delivery and move the job to SENDING; all or nothing."""
         now = time.time()
         with self._transaction() as db:
-            destinations: list[str] = json.loads(_check_transition(db, outcome.job_id, JobState.SENDING)["destinations_json"])
+            row = _check_transition(db, outcome.job_id, JobState.SENDING)
+            destinations: list[str] = json.loads(row["destinations_json"])
+            mark_result(db, row["study_instance_uid"])
             db.execute(
                 "UPDATE jobs SET state = ?, outcome_json = ?, detail = ?, changed_at = ? WHERE job_id = ?",
                 (JobState.SENDING, outcome.model_dump_json(), "; ".join(outcome.reasons), now, outcome.job_id),

@@ -47,6 +47,8 @@ def write_plan(db: sqlite3.Connection, study_instance_uid: str, job: PlannedJob,
     order, state = job.order, JobState.PLANNED if job.waits_until is None else JobState.WAITING
     detail = job.waits_for if state is JobState.WAITING else ""
     content = (job.key, state, order.model_dump_json(), json.dumps(job.destinations), detail, job.waits_until, now)
+    if state is JobState.WAITING:
+        mark_result(db, study_instance_uid)
     replaced = db.execute(
         "UPDATE jobs SET key = ?, state = ?, order_json = ?, destinations_json = ?, detail = ?, waits_until = ?, changed_at = ?"
         " WHERE job_id = ? AND state = ?",
@@ -58,3 +60,8 @@ def write_plan(db: sqlite3.Connection, study_instance_uid: str, job: PlannedJob,
             " study_instance_uid, system, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (*content, now, order.job_id, study_instance_uid, order.system, order.version),
         )
+
+
+def mark_result(db: sqlite3.Connection, study_instance_uid: str) -> None:
+    """Note that the overview of a study may have something new to show."""
+    db.execute("UPDATE studies SET overview_due = 1 WHERE study_instance_uid = ?", (study_instance_uid,))

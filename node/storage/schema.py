@@ -44,4 +44,8 @@ MIGRATIONS = (
     """
     CREATE TABLE destinations (ae_title TEXT PRIMARY KEY, profile_json TEXT NOT NULL, answered_at REAL NOT NULL);
     """,
+    """
+    ALTER TABLE studies ADD COLUMN overview_due INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX studies_overview_due ON studies (study_instance_uid) WHERE overview_due;
+    """,
 )

@@ -8,7 +8,7 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
-from node.jobs import JobState
+from node.jobs import OVERVIEW, JobState
 from node.storage.records import Job, ReceivedStudy
 from pipelines.features.clinical import Definition
 
@@ -159,7 +159,7 @@ def _row(job: Job, titles: Mapping[str, str]) -> str:
 
 
 def _title(job: Job, titles: Mapping[str, str]) -> str:
-    return titles.get(job.order.system) or job.order.system
+    return "Overview of the study" if job.order.system == OVERVIEW else titles.get(job.order.system) or job.order.system
 
 
 def _when(seconds: float | None) -> str:

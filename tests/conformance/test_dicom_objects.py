@@ -16,6 +16,8 @@ from pydicom.uid import ComprehensiveSRStorage, EnhancedSRStorage
 from pydicom.valuerep import PersonName
 
 from pipelines.types import Refusal, RoiOrigin
+from structured_reports.brief import Entry
+from structured_reports.build import brief_result, build_overview
 from structured_reports.context import Predecessor
 from tests.conformance.tools import complaints, differences, run
 from tests.results import Result, make_context, make_result, save_objects
@@ -78,6 +80,15 @@ def folder(result: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", OBJECTS)
 def test_dciodvfy_finds_nothing(folder: Path, name: str) -> None:
     assert complaints(folder / f"{name}.dcm", "Error", "Warning") == []
+
+
+def test_overview_of_a_study_is_valid_and_of_the_same_patient(result: Result, folder: Path, tmp_path: Path) -> None:
+    brief = brief_result(result.prediction, result.evidence, result.context)
+    entries = [Entry("olnm_mri", "Occult lymph node metastasis (MRI)", "DONE", (), brief), Entry("x", "Sixth system", "WAITING", ("why",))]
+    (page,) = build_overview(result.sources, entries, make_context(bundle_status=result.prediction.bundle_status))
+    path = save_objects([page], tmp_path)["sc1"]
+    assert complaints(path, "Error", "Warning") == []
+    assert differences(*(folder / "sources").glob("*.dcm"), path) == []
 
 
 def test_dcentvfy_finds_one_patient_and_study(folder: Path) -> None:

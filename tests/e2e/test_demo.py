@@ -43,6 +43,7 @@ def test_demo_shows_what_came_back(tmp_path: Path) -> None:
     page = (tmp_path / "index.html").read_text()
     assert all(f"{100 * result['probability']:.1f} %" in page for result in results.values())
     assert "Probability of occult lymph node metastasis" in page
+    assert page.index("<h2>Overview</h2>") < page.index("Probability of occult lymph node metastasis"), "what is read first comes first"
     captures = sum(o["sop_class"] == "Secondary Capture Image Storage" for o in summary["objects"])
     assert page.count("data:image/png") >= captures + 6  # and six slices with the outline
     assert "http" not in page  # self-contained

@@ -16,7 +16,7 @@ from node.app import App, build
 from node.clinical import enter
 from node.config import DeliveryTable, NodeTable, Peer, Route, Settings, WorkerTable
 from node.dicom.scu import Address, Answer, send
-from node.jobs import FINAL, JobState
+from node.jobs import FINAL, OVERVIEW, JobState
 from node.storage.records import Job
 from pipelines.imaging.series import find_dicom_files
 from pipelines.models.bundle import load_bundle
@@ -25,7 +25,7 @@ from pipelines.phantoms.scanners import COMPLETE
 from pipelines.phantoms.ultrasound_dicom import write_ultrasound_study
 from pipelines.systems import catalogue
 from pipelines.types import SeriesRole
-from structured_reports.attributes import SR_SERIES
+from structured_reports.attributes import OVERVIEW_SERIES, SR_SERIES
 from tests.e2e.conftest import Pacs
 from tests.e2e.test_node import wait_for
 
@@ -50,14 +50,18 @@ class Sent:
     ultrasound: str
 
     def jobs(self, study: str, n: int, *, seconds: float = 400) -> dict[str, Job]:
-        """Wait until a study has n ended jobs; return the newest by system."""
+        """Wait until a study has n ended jobs of systems; return the newest by system."""
 
         def ended() -> bool:
-            jobs = self.app.ledger.jobs(study_instance_uid=study)
+            jobs = self.of_systems(study)
             return len(jobs) >= n and all(job.state in FINAL for job in jobs)
 
         wait_for(ended, timeout_s=seconds)
-        return {job.order.system: job for job in self.app.ledger.jobs(study_instance_uid=study)}
+        return {job.order.system: job for job in self.of_systems(study)}
+
+    def of_systems(self, study: str) -> list[Job]:
+        """Return the jobs of a study without its overviews."""
+        return [job for job in self.app.ledger.jobs(study_instance_uid=study) if job.order.system != OVERVIEW]
 
     def objects(self, job: Job) -> list[Dataset]:
         """Return the objects of a job as the PACS got them."""
@@ -131,6 +135,18 @@ def test_every_system_answers_about_one_mri(sent: Sent) -> None:
 
 
 @needs_ultrasound
+def test_one_page_sums_up_the_mri_and_the_ultrasound_has_its_own(sent: Sent) -> None:
+    sent.jobs(sent.mri, len(MRI))
+    sent.jobs(sent.ultrasound, 1)
+    ledger = sent.app.ledger
+    wait_for(lambda: any(j.order.system == OVERVIEW and j.state in FINAL for j in ledger.jobs(study_instance_uid=sent.mri)))
+    pages = [ds for ds in sent.pacs.received if ds.SeriesNumber == OVERVIEW_SERIES and ds.SeriesDescription == "[RUO] DEMO Overview page"]
+    (first,) = (ds for ds in pages if ds.StudyInstanceUID == sent.mri)
+    assert first.Rows >= 768
+    assert sent.ultrasound not in {ds.StudyInstanceUID for ds in pages}
+
+
+@needs_ultrasound
 def test_ultrasound_answers_with_report_and_captures_and_no_segmentation(sent: Sent) -> None:
     (job,) = sent.jobs(sent.ultrasound, 1).values()
     assert job.state is JobState.DONE, job.outcome and job.outcome.reasons
@@ -143,7 +159,7 @@ def test_ultrasound_answers_with_report_and_captures_and_no_segmentation(sent: S
 def test_a_large_node_leaves_the_hybrid_and_rules_the_occult_system_out(sent: Sent) -> None:
     sent.jobs(sent.mri, len(MRI))
     enter(sent.app.ledger, sent.mri, {"node_short_axis_mm": 12.0}, how="entered", actor="tests")
-    wait_for(lambda: len(sent.app.ledger.jobs(study_instance_uid=sent.mri)) > len(MRI) + 1, timeout_s=60)
+    wait_for(lambda: len(sent.of_systems(sent.mri)) > len(MRI) + 1, timeout_s=60)
     jobs = sent.jobs(sent.mri, len(MRI) + 2)
     occult, hybrid = jobs["olnm_mri"], jobs["lnm_hybrid"]
     assert (occult.state, occult.outcome and occult.outcome.code) == (JobState.REFUSED, "NOT_APPLICABLE")

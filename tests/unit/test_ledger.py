@@ -172,6 +172,25 @@ def test_ledger_of_the_first_schema_is_migrated(tmp_path: Path) -> None:
         assert ledger.clinical("1.2") == [] and ledger.studies_with_new_values() == []
 
 
+def test_study_has_new_results_when_jobs_have_ended_or_wait_until_its_overview_is_planned(ledger: Ledger) -> None:
+    ledger.add_instance(_instance("1.2.3.1"))
+    ledger.plan("1.2", [_job("a-1"), _job("b-1", system="t"), _job("c-1", system="u")])
+    assert ledger.studies_with_new_results() == []
+    ledger.move("a-1", JobState.QUEUED)
+    ledger.accept_outcome(_outcome("a-1"))
+    ledger.move("b-1", JobState.CANCELLED)
+    assert ledger.studies_with_new_results() == [], "one is under way"
+    ledger.move("c-1", JobState.WAITING)
+    assert ledger.studies_with_new_results() == ["1.2"]
+    ledger.plan_overview("1.2", None)
+    ledger.move("a-1", JobState.DONE)
+    assert ledger.studies_with_new_results() == [], "a delivery is no new result"
+    ledger.plan("1.2", [replace(_job("c-1", system="u"), waits_for="hpv", waits_until=9e9)])
+    assert ledger.studies_with_new_results() == ["1.2"]
+    ledger.plan_overview("1.2", _job("o-1", system="overview"))
+    assert ledger.studies_with_new_results() == [] and ledger.jobs(JobState.PLANNED)[0].order.job_id == "o-1"
+
+
 def test_last_clinical_entry_counts_until_it_is_withdrawn(ledger: Ledger) -> None:
     ledger.add_instance(_instance("1.2.3.1"))
     ledger.plan("1.2", [], seen_instance_id=1)
