@@ -155,7 +155,7 @@ def receiving_pacs(folder: Path) -> Iterator[int]:
         server.shutdown()
 
 
-def _settings(work: Path, pacs_port: int) -> Settings:
+def _settings(work: Path, pacs_port: int, *, wait_s: float | None) -> Settings:
     """Return settings that no environment variable changes: every system that has a bundle runs."""
     node = NodeTable(port=0, storage_root=work / "node", quiet_s=_QUIET_S, log_level="error")
     return Settings.model_validate(
@@ -166,7 +166,7 @@ def _settings(work: Path, pacs_port: int) -> Settings:
                 Peer(ae_title=_PACS, host="127.0.0.1", port=pacs_port, may_send=False),
             ],
             "routes": [
-                {"from": [_SENDER], "modalities": [modality], "systems": systems, "to": [_PACS]}
+                {"from": [_SENDER], "modalities": [modality], "systems": systems, "to": [_PACS], "wait_s": wait_s}
                 for modality, systems in _usable(node).items()
                 if systems
             ],
@@ -177,7 +177,7 @@ def _settings(work: Path, pacs_port: int) -> Settings:
 def _send_and_wait(
     work: Path, files: list[Path], known: dict[str, dict[str, object]], pacs_port: int, progress: Progress
 ) -> tuple[list[Job], dict[str, float]]:
-    settings = _settings(work, pacs_port)
+    settings = _settings(work, pacs_port, wait_s=None if known else 0)  # nobody enters values of a study that was brought along
     progress.show("starting the node: listener, Redis, worker")
     app = build(settings)
     clock = [time.monotonic()]
