@@ -172,6 +172,12 @@ class Route(_Table):
         " and warn, or refuse it",
     )
     hold_s: float = Field(default=3600.0, gt=0, description="seconds that 'hold' lasts, then it runs as it is")
+    wait_s: float | None = Field(
+        default=None,
+        ge=0,
+        description="longest time in seconds that a job waits for clinical values, the node status among them; 0: never; by default as its"
+        " system declares, a day in those that come with the program",
+    )
 
 
 class WebTable(_Table):

@@ -101,8 +101,8 @@ def run(study: Path | None, out: Path) -> int:
         work = Path(scratch)
         known: dict[str, dict[str, object]] = {}
         if study is None:
-            progress.show("making synthetic studies")
-            study, known = _make_studies(out / "phantom", ultrasound=bool(_usable(NodeTable())["US"]))
+            progress.show("making a synthetic study")
+            study, known = _make_study(out / "phantom", ultrasound=bool(_usable(NodeTable())["US"]))
         files = find_dicom_files(study)
         objects = out / "objects"
         shutil.rmtree(objects, ignore_errors=True)
@@ -118,15 +118,15 @@ def run(study: Path | None, out: Path) -> int:
     return int(any(r["status"] == JobState.FAILED for r in summary["results"]))
 
 
-def _make_studies(folder: Path, *, ultrasound: bool) -> tuple[Path, dict[str, dict[str, object]]]:
-    """Write an MRI and, where a system reads it, an ultrasound study; return their folder and what the ward knows of the patients."""
+def _make_study(folder: Path, *, ultrasound: bool) -> tuple[Path, dict[str, dict[str, object]]]:
+    """Write a study of MRI and, where a system reads it, ultrasound; return its folder and what the ward knows of the patient."""
     shutil.rmtree(folder, ignore_errors=True)
     mri = write_study(folder / "mri", seed=_SEED, vendor="SIEMENS", preset="fast", roles=COMPLETE, node_short_axis_mm=_NODE_MM)
-    known: dict[str, dict[str, object]] = {mri.study_instance_uid: {"node_short_axis_mm": _NODE_MM}}
+    values: dict[str, object] = {"node_short_axis_mm": _NODE_MM}
     if ultrasound:
-        us = write_ultrasound_study(folder / "ultrasound", seed=_SEED, preset="fast")
-        known[us.study_instance_uid] = {"max_tumour_diameter_mm": round(us.latents.diameter_mm), "rbc_1e12_per_l": 4.2}
-    return folder, known
+        us = write_ultrasound_study(folder / "ultrasound", seed=_SEED, preset="fast", in_mr_study=True)
+        values |= {"max_tumour_diameter_mm": round(us.latents.diameter_mm), "rbc_1e12_per_l": 4.2}
+    return folder, {mri.study_instance_uid: values}
 
 
 def _usable(node: NodeTable) -> dict[str, list[str]]:
@@ -155,7 +155,7 @@ def receiving_pacs(folder: Path) -> Iterator[int]:
         server.shutdown()
 
 
-def _settings(work: Path, pacs_port: int) -> Settings:
+def _settings(work: Path, pacs_port: int, *, wait_s: float | None) -> Settings:
     """Return settings that no environment variable changes: every system that has a bundle runs."""
     node = NodeTable(port=0, storage_root=work / "node", quiet_s=_QUIET_S, log_level="error")
     return Settings.model_validate(
@@ -166,7 +166,7 @@ def _settings(work: Path, pacs_port: int) -> Settings:
                 Peer(ae_title=_PACS, host="127.0.0.1", port=pacs_port, may_send=False),
             ],
             "routes": [
-                {"from": [_SENDER], "modalities": [modality], "systems": systems, "to": [_PACS]}
+                {"from": [_SENDER], "modalities": [modality], "systems": systems, "to": [_PACS], "wait_s": wait_s}
                 for modality, systems in _usable(node).items()
                 if systems
             ],
@@ -177,7 +177,7 @@ def _settings(work: Path, pacs_port: int) -> Settings:
 def _send_and_wait(
     work: Path, files: list[Path], known: dict[str, dict[str, object]], pacs_port: int, progress: Progress
 ) -> tuple[list[Job], dict[str, float]]:
-    settings = _settings(work, pacs_port)
+    settings = _settings(work, pacs_port, wait_s=None if known else 0)  # nobody enters values of a study that was brought along
     progress.show("starting the node: listener, Redis, worker")
     app = build(settings)
     clock = [time.monotonic()]
@@ -192,7 +192,7 @@ def _send_and_wait(
             raise TransportError(f"the node took none of the images: {refused[0].detail}")
         for study, values in known.items():
             enter(app.ledger, study, values, how="entered by the demonstration", actor="demo")
-        jobs = _wait(app, progress, studies=len(known) or 1)
+        jobs = _wait(app, progress)
         clock.append(time.monotonic())
     finally:
         app.stop()
@@ -211,13 +211,13 @@ def _send_and_wait(
     return jobs, {stage: round(seconds, 3) for stage, seconds in timings.items()}
 
 
-def _wait(app: App, progress: Progress, *, studies: int) -> list[Job]:
+def _wait(app: App, progress: Progress) -> list[Job]:
     end = time.monotonic() + _TIMEOUT_S
     progress.show("waiting for the study to be complete (quiet time)")
     while time.monotonic() < end:
         overview_due = bool(app.ledger.studies_with_new_results())  # asked first: afterwards it is among the jobs
         jobs = app.ledger.jobs()
-        if not overview_due and len({job.order.study_instance_uid for job in jobs}) >= studies and all(job.state in FINAL for job in jobs):
+        if jobs and not overview_due and all(job.state in FINAL for job in jobs):
             return jobs
         for job in jobs:
             claim = app.claims.find(job.order.job_id)

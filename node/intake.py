@@ -6,6 +6,7 @@ What decides is pure, in :mod:`node.planning`; :class:`Intake` brings ledger, fi
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -162,6 +163,7 @@ class Intake:
             completeness=describe(study, self._settings) if study else "",
             gap=find_gap(series, spec, route, n_missing=study.n_missing) if route and study else None,
             waited_s=waited_s,
+            longest_wait_s=math.inf if route is None or route.wait_s is None else route.wait_s,
         )
 
     def _route(self, system: str, study_instance_uid: str, series: Sequence[Series]) -> Route | None:

@@ -18,7 +18,8 @@ from pydicom import Dataset
 from node.config import ANY_PEER, Route
 from node.jobs import ChosenSeries, JobOrder, JobState, OrderedRefusal, OrderedValue, job_key
 from node.storage.records import Job, PlannedJob
-from pipelines.errors import BundleError, IncompleteStudy, InputError, MissingClinical, MissingSequence, MixedPatients
+from pipelines.decide import check_inclusion
+from pipelines.errors import BundleError, IncompleteStudy, InputError, MissingClinical, MissingSequence, MixedPatients, NotApplicable
 from pipelines.features.clinical import KNOWN
 from pipelines.imaging.elements import text
 from pipelines.imaging.sequences import choose, describe_found
@@ -55,13 +56,14 @@ class Circumstances:
 
     ``clinical`` are values by name, of which a system takes those that it declares. ``completeness`` says how it was established that the
     study is complete, ``gap`` what it lacks all the same. ``waited_s`` is how long this study and system have been waited for already; by
-    default for ever, so that nothing is waited for.
+    default for ever, so that nothing is waited for. ``longest_wait_s`` is how long the site lets a job wait for clinical values.
     """
 
     clinical: Mapping[str, ClinicalValue] = field(default_factory=dict)
     completeness: str = ""
     gap: Gap | None = None
     waited_s: float = math.inf
+    longest_wait_s: float = math.inf
 
 
 _NOTHING_MORE = Circumstances()
@@ -202,7 +204,12 @@ _IDENTITY = {
 def _judge(
     error: InputError | None, spec: PipelineSpec, clinical: Mapping[str, ClinicalValue], known: Circumstances
 ) -> tuple[list[tuple[float, str]], InputError | None]:
-    """Return what the job waits for (seconds that remain, and words), and why it is refused if it is to go on as it is."""
+    """Return what the job waits for (seconds that remain, and words), and why it is refused if it is to go on as it is.
+
+    Nothing is waited for, nor asked of the sender again, where the patient is known not to be one of those that the system was made for.
+    """
+    if (error is None or isinstance(error, MissingSequence)) and (stranger := _not_applicable(spec, clinical)):
+        return [], stranger
     waits: list[tuple[float, str]] = []
     gap = known.gap if error is None or isinstance(error, MissingSequence) else None
     if gap and gap.action == "refuse":
@@ -211,11 +218,20 @@ def _judge(
         waits.append((gap.hold_s - known.waited_s, f"images: {gap.words}"))
     if error and not waits:
         return [], error
-    missing = [c for c in spec.clinical if c.required and c.name not in clinical]
-    waits += [(c.wait_s - known.waited_s, f"clinical value {c.name}") for c in missing if known.waited_s < c.wait_s]
-    if error is None and not waits and (refused := [c for c in missing if c.fallback == "refuse"]):
+    declared = {rule.name: rule.wait_s for rule in spec.inclusion} | {c.name: c.wait_s for c in spec.clinical if c.required}
+    until = {name: min(wait_s, known.longest_wait_s) for name, wait_s in declared.items() if name not in clinical}
+    waits += [(wait_s - known.waited_s, f"clinical value {name}") for name, wait_s in until.items() if known.waited_s < wait_s]
+    if error is None and not waits and (refused := [c for c in spec.clinical if c.name in until and c.required and c.fallback == "refuse"]):
         error = MissingClinical("; ".join(_missing_words(c) for c in refused))
     return waits, error
+
+
+def _not_applicable(spec: PipelineSpec, clinical: Mapping[str, ClinicalValue]) -> NotApplicable | None:
+    try:
+        check_inclusion(spec, clinical)
+    except NotApplicable as error:
+        return error
+    return None
 
 
 def _missing_words(missing: ClinicalInput) -> str:
@@ -239,7 +255,7 @@ def _identity(
     error: InputError | None,
 ) -> list[str]:
     """Return what makes this input another than the one before."""
-    if error and not isinstance(error, MissingClinical):
+    if error and not isinstance(error, MissingClinical | NotApplicable):
         return [*_instances(series), *([error.code] if isinstance(error, IncompleteStudy) else [])]
     drawn_in = _ROI_MODALITIES | ({"SR"} if SeriesRole.TVUS in spec.required else set())  # outlines on ultrasound are in reports
     regions = _instances([s for s in series if s.header.modality in drawn_in])

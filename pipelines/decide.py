@@ -34,7 +34,7 @@ def broken_rules(spec: PipelineSpec, known: Mapping[str, ClinicalValue]) -> tupl
 
 
 def check_inclusion(spec: PipelineSpec, known: Mapping[str, ClinicalValue]) -> tuple[str, ...]:
-    """Return a sentence for each rule of inclusion that cannot be verified.
+    """Return a sentence about the rules of inclusion that are not verified: those of unknown values, and those that no value can verify.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def check_inclusion(spec: PipelineSpec, known: Mapping[str, ClinicalValue]) -> t
     ]
     if broken:
         raise NotApplicable("; ".join(broken))
-    unknown = [rule.words for rule in spec.inclusion if rule.name not in known]
+    unknown = [*(rule.words for rule in spec.inclusion if rule.name not in known), *spec.unverified]
     return (f"not verified, made for patients with: {', '.join(unknown)}",) if unknown else ()
 
 
@@ -86,7 +86,7 @@ def decide(
         call="withheld" if withheld else "positive" if probability >= threshold else "negative",
         interval=classify.interval(model.decision, uncalibrated),
         flags=(*flags, *outside),
-        outcomes=_alternatives(spec, bundle, features) if whole else (),
+        outcomes=(*_alternatives(spec, bundle, features), *_without_status(spec, bundle, complete)) if whole else (),
         plausible=classify.plausible(model.decision, probability),
         coverage=conformal.coverage if conformal else None,
     )
@@ -177,6 +177,15 @@ def _alternatives(spec: PipelineSpec, bundle: Bundle, features: Mapping[str, flo
         probability = classify.sigmoid(float(_predictor(bundle.model)(row[None])[0]))
         outcomes.append(Outcome(code, probability, "alternative", code.meaning))
     return tuple(outcomes)
+
+
+def _without_status(spec: PipelineSpec, bundle: Bundle, complete: Mapping[str, float]) -> tuple[Outcome, ...]:
+    """Return the probability by the bundle's model that does not know the status whose states are alternatives."""
+    if spec.alternative is None or bundle.imaging_only is None:
+        return ()
+    model, code = bundle.imaging_only, spec.alternative.without
+    row = classify.standardise(classify.select(complete, model.decision), model.decision)
+    return (Outcome(code, classify.sigmoid(float(_predictor(model)(row[None])[0])), "without", code.meaning),)
 
 
 def _name(model: Model, raw: FloatArray, values: FloatArray) -> list[Contribution]:

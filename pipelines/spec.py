@@ -140,21 +140,27 @@ class ClinicalInput:
 class Inclusion:
     """A rule by which the paper took patients in: the clinical value is at least ``low`` and below ``high``.
 
-    Where the value is known and outside, the system does not apply; where it is not known, the report says that ``words`` was not verified.
+    Where the value is known and outside, the system does not apply; where it is not known, a job waits ``wait_s`` seconds for it, and then
+    the report says that ``words`` was not verified.
     """
 
     name: str
     words: str
     low: float = -float("inf")
     high: float = float("inf")
+    wait_s: float = _words(0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """A binary clinical status under both of whose states the probability is shown, with the code and words of either (0, then 1)."""
+    """A binary clinical status under both of whose states the probability is shown, with the code and words of either (0, then 1).
+
+    ``without`` is the code of the probability by the bundle's model that does not know the status, where it has one.
+    """
 
     name: str
     codes: tuple[Code, Code]
+    without: Code
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +196,7 @@ class PipelineSpec:
     roi_names: tuple[str, ...] = _later(())  # segment labels or structure names that are the tumour, beside the known codes and words
     clinical: tuple[ClinicalInput, ...] = _later(())
     inclusion: tuple[Inclusion, ...] = _later(())
+    unverified: tuple[str, ...] = _words(())  # by what else the paper took patients in, which no value can verify: the report says so
     reduced: tuple[tuple[SeriesRole, ...], ...] = _words(())  # sets of sequences with which a bundle may do when others are missing
     alternative: Alternative | None = field(default=None, metadata={"words": True})
     classes: tuple[ClassLabel, ...] = _later(())

@@ -235,11 +235,11 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One more probability that a system states: of a class, of a binary axis that classes share, or under another assumption."""
+    """One more probability that a system states: of a class, of a binary axis that classes share, under an assumption or without one."""
 
     code: Code
     probability: float
-    kind: Literal["class", "axis", "alternative"]
+    kind: Literal["class", "axis", "alternative", "without"]
     words: str
 
 

@@ -55,7 +55,7 @@ def prediction_group(prediction: Prediction, evidence: Evidence, run: Run) -> Gr
     spec, finding, say = run.context.spec, prediction.finding, run.say
     # A negative call states no finding: readers that skip the numbers would otherwise see a metastasis.
     kind = codes.FINDING_TYPES.get(finding.value) if prediction.call == "positive" else None
-    category, others = risk(prediction), [o for o in prediction.outcomes if o.kind == "alternative"]
+    category, others = risk(prediction), [o for o in prediction.outcomes if o.kind in ("alternative", "without")]
     group = Group(
         tracking_identifier=track(codes.stem(finding), run),
         finding_type=codes.concept(kind) if kind else None,

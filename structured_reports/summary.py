@@ -18,7 +18,7 @@ from structured_reports.layout import BOTTOM, MARGIN, WIDTH, start_page
 
 _COLUMN = 640  # x at which the right-hand column begins
 _BODY = 292  # y below the bar of the probability
-_LIMIT_LINE, _MAX_LIMITS = 25, 4  # pixels; lines
+_LIMIT_LINE, _MAX_LIMITS = 25, 5  # pixels; lines
 _MIN_ROW, _MAX_ROW = 35, 46  # pixels for a contribution
 _AXIS, _HALF_BAR = 308, 220  # x of log-odds 0, length of the longest bar
 

@@ -161,9 +161,18 @@ def limits(prediction: Prediction, say: Messages) -> list[str]:
         words.append(say("result.plausible", coverage=coverage, answers=", ".join(prediction.plausible)))
     if prediction.unpredictable:
         words.append(say("result.unpredictable", classes=", ".join(prediction.unpredictable)))
-    others = (o for o in prediction.outcomes if o.kind == "alternative")
+    if (threshold := prediction.threshold) is not None and _status_decides(prediction, threshold):
+        words.append(say("result.straddle", threshold=percent_words(threshold, decimals(prediction))))
+    others = (o for o in prediction.outcomes if o.kind in ("alternative", "without"))
     words += [say("result.alternative", words=outcome_words(o, say), probability=percent_words(o.probability, 1)) for o in others]
     return words
+
+
+def _status_decides(prediction: Prediction, threshold: float) -> bool:
+    """Return whether the call would be another in the other state; not where the model that was used does not know the status."""
+    states = [o.probability for o in prediction.outcomes if o.kind == "alternative"]
+    called = prediction.call in ("positive", "negative") and prediction.probability in states
+    return called and min(states) < threshold <= max(states)
 
 
 def model_identity(prediction: Prediction, say: Messages, *, digits: int | None = None) -> str:

@@ -27,12 +27,13 @@ def write_bundle(
     sites: tuple[str, ...] = (),
     metrics: dict[str, float] | None = None,
     classes: tuple[int, ...] = (),
+    seen: float = 1e6,
 ) -> Path:
     """Write a bundle for ``spec`` below ``root`` and return its folder.
 
     The classifier is a logistic regression on one radiomic and, if the system has networks, one deep feature per sequence, and on each
     clinical value that the system declares; the imaging-only one does without these. With ``sites`` it claims to come from patients there;
-    with ``classes`` it tells these apart.
+    with ``classes`` it tells these apart. Its training cases had features from minus ``seen`` to ``seen``.
     """
     folder = root / spec.name / version
     folder.mkdir(parents=True)
@@ -48,7 +49,7 @@ def write_bundle(
         _save(segmenter_graph(), folder / "segmenter.onnx")
         segmenter = {"file": "segmenter.onnx", "network": "threshold", "roles": spec.roi.roles, "spacing_mm": 2.0}
         segmenter["input"] = {"name": "image", "shape": [-1, 1, 64, 64], "axes": "ncyx", "range": "z-score"}
-    decision = _write_decision(folder, "classifier", [*names, *(f"CLINICAL:value:{one.name}" for one in spec.clinical)], classes)
+    decision = _write_decision(folder, "classifier", [*names, *(f"CLINICAL:value:{one.name}" for one in spec.clinical)], classes, seen=seen)
     imaging_only = _write_decision(folder, "imaging", names) if spec.clinical and with_imaging_only else None
     manifest = {
         "format_version": 1,
@@ -75,7 +76,7 @@ def write_bundle(
     return folder
 
 
-def _write_decision(folder: Path, name: str, features: list[str], classes: tuple[int, ...] = ()) -> dict:
+def _write_decision(folder: Path, name: str, features: list[str], classes: tuple[int, ...] = (), *, seen: float = 1e6) -> dict:
     """Write a classifier and its background; return the manifest's entry."""
     weights = np.linspace(0.5, -0.3, len(features))
     if classes:
@@ -89,7 +90,7 @@ def _write_decision(folder: Path, name: str, features: list[str], classes: tuple
     return {
         "file": f"{name}.onnx",
         "classifier": "logistic regression",
-        "features": [{"name": n, "mean": 100.0, "std": 80.0, "low": -1e6, "high": 1e6} for n in features],
+        "features": [{"name": n, "mean": 100.0, "std": 80.0, "low": -seen, "high": seen} for n in features],
         "background": f"{name}_background.npy",
         **kind,
     }

@@ -71,3 +71,19 @@ def make_report(
     report.ContentDate, report.SeriesDescription = date, "Measurements"
     report.ManufacturerModelName = "Workstation"
     return report
+
+
+def items(report: Dataset, value_type: str) -> list[Dataset]:
+    """Return the content items of a type, at any depth."""
+    nested = (item for element in report.iterall() if element.keyword == "ContentSequence" for item in element.value)
+    return [item for item in nested if item.ValueType == value_type]
+
+
+def numbers(report: Dataset) -> dict[str, float]:
+    """Return the numbers of a report by the code of their concept."""
+    return {i.ConceptNameCodeSequence[0].CodeValue: float(i.MeasuredValueSequence[0].NumericValue) for i in items(report, "NUM")}
+
+
+def coded(report: Dataset) -> dict[str, str]:
+    """Return the coded answers of a report by the code of their question."""
+    return {i.ConceptNameCodeSequence[0].CodeValue: i.ConceptCodeSequence[0].CodeValue for i in items(report, "CODE")}

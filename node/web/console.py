@@ -125,7 +125,7 @@ class Console:
             return ()
         spec = self._specs[system]
         named = {c.name for c in spec.clinical}
-        return (*spec.clinical, *(ClinicalInput(rule.name, required=False) for rule in spec.inclusion if rule.name not in named))
+        return (*spec.clinical, *(ClinicalInput(rule.name, required=rule.wait_s > 0) for rule in spec.inclusion if rule.name not in named))
 
     def _find(self, uid: str) -> Answer:
         if re.fullmatch(r"[0-9.]{1,64}", uid) and self._ledger.study(uid):

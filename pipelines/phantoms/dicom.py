@@ -13,7 +13,7 @@ from pydicom.uid import MRImageStorage
 from pipelines.phantoms.anatomy import Pelvis
 from pipelines.phantoms.ground_truth import write_seg
 from pipelines.phantoms.latents import Latents
-from pipelines.phantoms.modules import clock, describe_equipment, describe_series, describe_study, phantom_uid, save
+from pipelines.phantoms.modules import MR_STUDY, clock, describe_equipment, describe_series, describe_study, phantom_uid, save
 from pipelines.phantoms.scanners import SEQUENCES, VENDORS, Vendor, protocols, shift
 from pipelines.phantoms.shapes import Array
 from pipelines.phantoms.signal import Grid, Protocol, acquire, map_adc, place
@@ -120,7 +120,7 @@ def _write_series(folder: Path, scan: _Scan, number: int, *, vendor: Vendor, see
     name = vendor.names[scan.role]
     target = folder / f"{number}_{name}"
     target.mkdir(parents=True, exist_ok=True)
-    common = describe_study(seed, "MR pelvis, synthetic phantom")
+    common = describe_study(seed, MR_STUDY)
     common.update(describe_equipment(vendor.manufacturer, vendor.model))
     common.update(describe_series(seed, number, name, seconds=_SERIES_S * number))
     common.update(_describe_acquisition(seed, scan, number))

@@ -14,6 +14,7 @@ from pipelines.phantoms.latents import draw_age
 NAMESPACE = uuid.UUID("0f7a4f2c-6c59-5a0c-9e55-54f2a3ad4d10")  # of all phantom UIDs
 DATE = "20260105"  # of every phantom study: the seed alone decides its bytes
 COMMENT = "SYNTHETIC PHANTOM"
+MR_STUDY = "MR pelvis, synthetic phantom"  # Study Description
 
 
 def phantom_uid(*parts: object) -> UID:

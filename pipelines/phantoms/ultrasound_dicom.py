@@ -14,13 +14,13 @@ from pydicom.uid import UltrasoundImageStorage, UltrasoundMultiFrameImageStorage
 
 from pipelines.phantoms.ground_truth import write_outline
 from pipelines.phantoms.latents import UltrasoundLatents, draw_ultrasound_latents
-from pipelines.phantoms.modules import COMMENT, describe_equipment, describe_series, describe_study, phantom_uid, save
+from pipelines.phantoms.modules import COMMENT, MR_STUDY, describe_equipment, describe_series, describe_study, phantom_uid, save
 from pipelines.phantoms.ultrasound import SAMPLINGS, TRANSDUCERS, Sampling, Screen, Transducer, image, lay_out, shift
 from pipelines.phantoms.ultrasound_anatomy import Plane
 
 VARIANTS = ("plain", "calipers", "cine", "uncalibrated")
 PHOTOMETRICS = ("RGB", "YBR_FULL_422", "MONOCHROME2")
-_KIND = "us study"  # of UIDs: an MR study of the same seed is another study of the same patient
+_KIND = "us study"  # of UIDs: an MR study of the same seed is another study of the same patient, unless the images are to join it
 _TISSUE, _CENTIMETRES = 1, 3  # PS3.3 C.8.5.5.1
 _FRAMES, _FRAME_MS = 5, 40
 _CALIPER_RGB, _TEXT_RGB = (255, 255, 0), (190, 190, 190)
@@ -67,6 +67,7 @@ def write_ultrasound_study(
     maximal: str = "plain",
     photometric: str = "RGB",
     site_shift: float = 0.0,
+    in_mr_study: bool = False,
 ) -> UltrasoundTruth:
     """Write one synthetic transvaginal study and return the planted truth.
 
@@ -83,6 +84,7 @@ def write_ultrasound_study(
     maximal : how the image of the largest section comes: ``plain``, with ``calipers`` on it, as a short ``cine``, or ``uncalibrated``.
     photometric : ``RGB``, ``YBR_FULL_422`` or ``MONOCHROME2``, uncompressed.
     site_shift : how far the scanner is off from its presets, see :func:`pipelines.phantoms.ultrasound.shift`.
+    in_mr_study : write them as images of the MR study of this seed (:func:`pipelines.phantoms.dicom.write_study`), not of one of their own.
     """
     _check({"transducer": (transducer, TRANSDUCERS), "preset": (preset, SAMPLINGS), "variant": (maximal, VARIANTS)})
     _check({"photometric interpretation": (photometric, PHOTOMETRICS)})
@@ -95,6 +97,8 @@ def write_ultrasound_study(
     for number, (scale, variant) in enumerate(zip((*scales, 1.0), variants, strict=True), start=1):
         shot = _shoot(seed, latents, probe, sampling, scale=scale, number=number, variant=variant)
         ds = _describe(shot, probe, screen, seed=seed, photometric=photometric)
+        if in_mr_study:
+            ds.StudyInstanceUID, ds.StudyDescription = phantom_uid(seed, "study"), MR_STUDY
         written = save(ds, folder / f"{number:03d}.dcm")
     plane = shot.planes[shot.best]
     frame = shot.best + 1 if len(shot.planes) > 1 else None
@@ -105,7 +109,7 @@ def write_ultrasound_study(
     return UltrasoundTruth(
         folder=folder,
         patient_id=f"PHANTOM-{seed}",
-        study_instance_uid=phantom_uid(seed, _KIND),
+        study_instance_uid=str(written.StudyInstanceUID),
         transducer=transducer,
         latents=latents,
         section_area_mm2=_area(plane.outline()),

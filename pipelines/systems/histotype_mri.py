@@ -74,5 +74,6 @@ SPEC = PipelineSpec(
         Inclusion("age_y", "an age of 28 to 80 years", low=28.0, high=81.0),
         Inclusion("karnofsky", "a Karnofsky performance status of 70 or more", low=70.0),
     ),
+    unverified=("no surgery before", "no spread beyond the pelvis", "no other malignancy or severe disease"),
     source="[CRFE] Wang M et al., Lanzhou",
 )

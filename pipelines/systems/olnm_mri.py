@@ -53,12 +53,13 @@ SPEC = PipelineSpec(
         classifiers=("LightGBM", "GB", "LR", "MLP", "RF"),
     ),
     inclusion=(
-        Inclusion("node_short_axis_mm", "no lymph node of 10 mm or more in short axis", high=10.0),
+        Inclusion("node_short_axis_mm", "no lymph node of 10 mm or more in short axis", high=10.0, wait_s=86400.0),  # node status first
         Inclusion("node_suspicious", "no necrotic, irregular or blurred lymph node", high=1.0),
         Inclusion("figo_stage", "FIGO stage IB to IIB", low=1.0, high=7.0),
         Inclusion("neoadjuvant_therapy", "no neoadjuvant therapy before the images", high=1.0),
         Inclusion("histology_biopsy", "squamous cell carcinoma or adenocarcinoma", high=2.0),
     ),
+    unverified=("MRI within 2 weeks before surgery", "no biopsy of lymph nodes"),
     positive="occult lymph node metastasis suspected",
     negative="occult lymph node metastasis not suspected",
     source="[OLNM] Luo et al., Sci Rep 2025;15:29259",

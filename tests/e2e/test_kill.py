@@ -80,7 +80,7 @@ class Site:
                 {"ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port},
                 {"ae_title": "SCANNER", "host": "127.0.0.1", "port": 104},
             ],
-            routes=[{"from": ["SCANNER"], "systems": ["olnm_mri"], "to": ["PACS"]}],
+            routes=[{"from": ["SCANNER"], "systems": ["olnm_mri"], "to": ["PACS"], "wait_s": 0}],
         )
         self.node: subprocess.Popen[bytes]
 

@@ -89,7 +89,7 @@ def _tables(site_folder: Path, pacs: servers.Orthanc, port: int, **node: Any) ->
             {"ae_title": "MODALITY", "host": "127.0.0.1", "port": 11113},
             {"ae_title": pacs.aet, "host": "127.0.0.1", "port": pacs.port},
         ],
-        "routes": [{"from": ["MODALITY"], "systems": [node.pop("system", "olnm_mri")], "to": [pacs.aet]}],
+        "routes": [{"from": ["MODALITY"], "systems": [node.pop("system", "olnm_mri")], "to": [pacs.aet], "wait_s": 0}],
     }
 
 

@@ -35,7 +35,7 @@ pytestmark = [
 TOKEN = "a token of the tests"
 SYSTEM = """
 from dataclasses import replace
-from pipelines.spec import ClinicalInput, Preprocess, RoiRule
+from pipelines.spec import ClinicalInput, Inclusion, Preprocess, RoiRule
 from pipelines.systems.olnm_mri import SPEC as OLNM
 from pipelines.types import SeriesRole
 
@@ -46,8 +46,9 @@ PLAIN = replace(
     blocks=(replace(OLNM.blocks[0], roles=ROLES, image_types={{"Original": {{}}}}, classes={{"shape": (), "firstorder": ()}}, count=32,
                     settings={{"binCount": 32}}),),
 )
-SPEC = replace(PLAIN, clinical=({clinical}))
+SPEC = replace(PLAIN, inclusion=({inclusion}), clinical=({clinical}))
 """
+SMALL_NODES = 'Inclusion("node_short_axis_mm", "no lymph node of 10 mm or more", high=10.0, wait_s={wait_s}), '
 NODE_SIZE = 'ClinicalInput("node_short_axis_mm", wait_s={wait_s}, fallback="{fallback}"), '
 
 
@@ -102,9 +103,9 @@ def _settings(root: Path, pacs: Pacs, *systems: str) -> Settings:
     )
 
 
-def _declare(root: Path, name: str, clinical: str, *, with_imaging_only: bool = True) -> None:
+def _declare(root: Path, name: str, clinical: str = "", *, inclusion: str = "", with_imaging_only: bool = True) -> None:
     (root / "systems").mkdir(exist_ok=True)
-    (root / "systems" / f"{name}.py").write_text(SYSTEM.format(name=name, clinical=clinical))
+    (root / "systems" / f"{name}.py").write_text(SYSTEM.format(name=name, clinical=clinical, inclusion=inclusion))
     write_bundle(root / "models", catalogue(root / "systems")[name], with_imaging_only=with_imaging_only)
 
 
@@ -242,6 +243,32 @@ def test_wait_survives_a_restart_and_ends_in_the_declared_refusal(tmp_path: Path
         Site(app, pacs).put(study, {"node_short_axis_mm": 8})
         _, second = Site(app, pacs).ended(study, 2)
         assert second.state is JobState.DONE and second.order.predecessor == job.order.job_id
+    finally:
+        app.stop()
+
+
+def test_node_status_comes_first_and_a_large_node_never_gets_a_number(tmp_path: Path, pacs: Pacs) -> None:
+    _declare(tmp_path, "occult", inclusion=SMALL_NODES.format(wait_s=8.0))
+    pacs.start()
+    app = build(_settings(tmp_path, pacs, "occult"))
+    app.start()
+    try:
+        site, studies = Site(app, pacs), [mr.make_series(mr.T2W, StudyInstanceUID=generate_uid()) for _ in range(3)]
+        large, small, unknown = (images[0].StudyInstanceUID for images in studies)
+        for images in studies:
+            store(app, images)
+        for study, millimetres in ((large, 12), (small, 6)):
+            assert "for clinical value node_short_axis_mm" in site.waiting(study).detail
+            site.put(study, {"node_short_axis_mm": millimetres})
+        (job,) = site.ended(large, 1)
+        assert (job.state, job.order.version, job.outcome and job.outcome.code) == (JobState.REFUSED, 1, "NOT_APPLICABLE")
+        (report,) = [ds for ds in pacs.received if ds.StudyInstanceUID == large]
+        assert "no lymph node of 10 mm or more" in _text(report) and "12 mm" in _text(report)
+        assert not any(item.keyword == "NumericValue" for item in report.iterall())
+        assert "no lymph node of 10 mm or more" not in _text(site.report_of(*site.ended(small, 1)))
+        (job,) = site.ended(unknown, 1)
+        assert job.state is JobState.DONE
+        assert "not verified, made for patients with: no lymph node of 10 mm or more" in _text(site.report_of(job))
     finally:
         app.stop()
 

@@ -180,7 +180,9 @@ def test_waiting_study_and_its_missing_values_come_first(logged_in: Browser, led
     logged_in.ask("GET", "/")
     waiting, jobs = logged_in.text.split("<h2>Jobs</h2>")
     assert f'href="/studies/{STUDY}"' in waiting and "1.2.4" not in waiting
-    assert "<li>Age</li><li>FIGO stage (2018)</li></ul>" in waiting, "what the study itself says is not missing"
+    assert "<li>Age</li><li>FIGO stage (2018)</li><li>Short axis of the largest lymph node</li></ul>" in waiting, (
+        "what the study itself says is not missing"
+    )
     assert "no T1W series &amp; no &lt;img src=x&gt;" in jobs and '<span class="state bad">FAILED</span>' in jobs
     assert '<span class="state wait">WAITING</span>' in jobs
 
@@ -198,7 +200,8 @@ def test_form_names_units_ranges_choices_and_what_is_required(logged_in: Browser
     logged_in.ask("GET", f"/studies/{STUDY}")
     required, others = logged_in.text.split("<legend>Used where known</legend>")
     assert "years, 10 to 120" in required and "10^12/L, 0.5 to 10" in required and "<option>IB2</option>" in required
-    assert required.count(">missing<") == 2 and "In the study: 4.5 10^12/L, a report &lt;i&gt;" in required
+    assert required.count(">missing<") == 3 and "Short axis of the largest lymph node" in required, "one of its rules waits for it"
+    assert "In the study: 4.5 10^12/L, a report &lt;i&gt;" in required
     assert 'id="menopause"' in others and "missing" not in others
     assert "MR_SCANNER" in logged_in.text
 

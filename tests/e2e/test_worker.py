@@ -23,6 +23,7 @@ from pipelines.imaging.series import find_dicom_files, read_series
 from pipelines.spec import PipelineSpec
 from pipelines.systems import catalogue
 from pipelines.types import BundleStatus
+from structured_reports.attributes import SR_SERIES
 from tests import mr
 from tests.bundles import write_bundle
 
@@ -197,6 +198,35 @@ def test_predict_gives_what_the_node_gives(bench: Bench, tmp_path: Path, models:
     (result,) = predict(study, tmp_path / "out", specs=[SPEC], models_root=models, station="CERVINODE")
     assert result.outcome.probability == outcome.probability
     assert [o.sop_instance_uid for o in result.outcome.objects] == [o.sop_instance_uid for o in outcome.objects]
+
+
+CAUTIOUS = """
+from dataclasses import replace
+from pipelines.systems.olnm_mri import SPEC as OLNM
+
+SPEC = replace(OLNM, name="cautious", withhold_outside=0.5)
+"""
+
+
+@pytest.mark.parametrize(("seen", "withheld"), [(1e-3, True), (1e6, False)])
+def test_system_that_declares_it_withholds_the_call_of_a_case_unlike_its_training_cases(
+    tmp_path: Path, seen: float, withheld: bool
+) -> None:
+    (tmp_path / "systems").mkdir()
+    (tmp_path / "systems" / "cautious.py").write_text(CAUTIOUS)
+    spec = catalogue(tmp_path / "systems")["cautious"]
+    write_bundle(tmp_path / "models", spec, seen=seen)
+    study, out = mr.write_study(tmp_path / "study"), tmp_path / "out"
+    (result,) = predict(study, out, specs=[spec], models_root=tmp_path / "models", station="CERVINODE")
+    assert result.outcome.status is ResultStatus.DONE and (result.outcome.call == "withheld") is withheld
+    objects = [pydicom.dcmread(out / "objects" / f"{item.sop_instance_uid}.dcm") for item in result.outcome.objects]
+    (report,) = (ds for ds in objects if ds.SeriesNumber == SR_SERIES)
+    said, coded = (" ".join(str(e.value) for e in report.iterall() if e.keyword == keyword) for keyword in ("TextValue", "CodeValue"))
+    assert ("of 6 features lie outside the training range" in said) is withheld
+    assert ("the call is withheld: this case is unlike those the model was trained on" in said) is withheld
+    assert ("No call: unlike the training cases. Probability" in said) is withheld
+    assert ("OLNM.WIT" in coded) is withheld
+    assert ("suspected" in said) is not withheld
 
 
 def test_predict_runs_each_study_of_the_folder(tmp_path: Path, models: Path) -> None:

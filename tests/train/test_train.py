@@ -143,6 +143,7 @@ def test_joint_bundle_serves_what_training_computes_for_the_same_patient(trained
     alone, _ = engine.run(SPEC, bundle, case)
     assert "imaging alone" in alone.flags[0]
     assert [o.probability for o in alone.outcomes] == [o.probability for o in prediction.outcomes]
+    assert alone.outcomes[2].probability == alone.probability
 
 
 def test_version_is_never_overwritten_and_has_a_name(trained: Trained, cohort: Path, tmp_path: Path) -> None:
@@ -312,7 +313,8 @@ def test_late_fusion_from_given_weights_on_patients_of_a_site(site_cohort: Path,
     state = int(clinical.features(row.clinical)[NODE])
     assert told.probability == told.outcomes[state].probability
     assert told.outcomes == untold.outcomes
-    assert len(untold.outcomes) == 2
+    assert len(untold.outcomes) == 3
+    assert untold.outcomes[2].probability == untold.probability
     assert "imaging alone" in untold.flags[0]
     assert [line.name for line in evidence.nomogram] == [SCORE, NODE]
     total = evidence.base_log_odds + sum(c.log_odds for c in evidence.contributions)

@@ -204,9 +204,11 @@ NETWORK = {"CE_T1W:cnn:dl": 0.4, "CE_T1W:cnn:h0": -0.6, "CE_T1W:cnn:h1": 1.5}
 def test_both_node_states_are_stated_and_the_patients_own_is_the_answer(tmp_path: Path, joint: bool, state: float) -> None:
     decided = _decide(HYBRID, _hybrid(tmp_path, joint=joint), NETWORK | {NODE: state})
     outcomes = decided.prediction.outcomes
-    assert [o.code.value for o in outcomes] == ["P.LNM.NODE0", "P.LNM.NODE1"]
-    assert all(o.kind == "alternative" for o in outcomes)
+    assert [(o.code.value, o.kind) for o in outcomes] == [
+        ("P.LNM.NODE0", "alternative"), ("P.LNM.NODE1", "alternative"), ("P.LNM.DL", "without"),
+    ]  # fmt: skip
     assert outcomes[0].probability < outcomes[1].probability
+    assert outcomes[2].probability == pytest.approx(sigmoid(0.8 * (-0.3 + 0.9 * 0.4) + 0.1)), "of the model that is not told the status"
     assert decided.prediction.probability == outcomes[int(state)].probability
     assert decided.prediction.flags == ()
     assert bool(decided.nomogram) is not joint
@@ -217,7 +219,8 @@ def test_unknown_node_status_leaves_the_image_alone_and_still_states_both(tmp_pa
     decided = _decide(HYBRID, _hybrid(tmp_path, joint=joint), NETWORK)
     assert decided.prediction.probability == pytest.approx(sigmoid(0.8 * (-0.3 + 0.9 * 0.4) + 0.1))
     assert "Lymph node positive on MRI" in decided.prediction.flags[0]
-    assert len(decided.prediction.outcomes) == 2
+    assert [o.kind for o in decided.prediction.outcomes] == ["alternative", "alternative", "without"]
+    assert decided.prediction.outcomes[2].probability == decided.prediction.probability
     assert {c.feature for c in decided.contributions} == {"dl"}
 
 
@@ -226,7 +229,7 @@ def test_alternatives_are_left_out_where_something_else_is_unknown(tmp_path: Pat
     more = _linear(tmp_path, "late", [_feature(SCORE), _feature(NODE), _feature("CLINICAL:value:age_y")], (0.7, 1.3, 0.1))
     bundle = _bundle(tmp_path, HYBRID, score=score, decision=more, imaging_only=score)
     prediction = _decide(HYBRID, bundle, NETWORK).prediction
-    assert prediction.outcomes == ()
+    assert [o.kind for o in prediction.outcomes] == ["without"]
     assert "Age" in prediction.flags[0]
 
 
@@ -332,6 +335,9 @@ def test_every_broken_rule_is_named_at_once() -> None:
 
 def test_rules_that_cannot_be_verified_are_named_and_kept_ones_are_not() -> None:
     kept = _values(node_short_axis_mm=9.99, figo_stage="IB1", neoadjuvant_therapy="no", node_suspicious="no")
-    assert check_inclusion(OLNM, kept) == ("not verified, made for patients with: squamous cell carcinoma or adenocarcinoma",)
-    assert check_inclusion(OLNM, kept | _values(histology_biopsy="squamous")) == ()
-    assert check_inclusion(HYBRID, {}) == ()
+    beyond = "MRI within 2 weeks before surgery, no biopsy of lymph nodes"  # what no value can tell
+    said = f"not verified, made for patients with: squamous cell carcinoma or adenocarcinoma, {beyond}"
+    assert check_inclusion(OLNM, kept) == (said,)
+    assert check_inclusion(OLNM, kept | _values(histology_biopsy="squamous")) == (f"not verified, made for patients with: {beyond}",)
+    assert check_inclusion(HYBRID, {}) == ("not verified, made for patients with: the paper's criteria, which are not public",)
+    assert check_inclusion(replace(HYBRID, unverified=()), {}) == ()

@@ -167,7 +167,7 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(
         node=NodeTable(storage_root=tmp_path, models_root=tmp_path / "models", quiet_s=10),
         peers=(Peer(ae_title="MR", host="h", port=1), Peer(ae_title="SLOW", host="h", port=1, quiet_s=100)),
-        routes=(Route(systems=("olnm_mri",), to=("MR",)),),
+        routes=(Route(systems=("olnm_mri",), to=("MR",), wait_s=0),),
     )
 
 
@@ -217,6 +217,19 @@ def test_planned_study_is_not_due_until_something_new_comes(settings: Settings, 
     (second,) = intake.plan(intake.due(3000)[0])
     assert second.order.version == 2 and second.order.refusal is None
     assert [line.event for line in ledger.audit_trail()] == ["JOB_PLANNED", "JOB_PLANNED"]
+
+
+@pytest.mark.parametrize(("wait_s", "seconds"), [(None, 86400), (600, 600)])
+def test_route_says_how_long_the_node_status_is_waited_for(
+    settings: Settings, ledger: Ledger, intake: Intake, wait_s: float | None, seconds: float
+) -> None:
+    _receive(settings, ledger, *OLNM_STUDY)
+    route = settings.routes[0].model_copy(update={"wait_s": wait_s})
+    store = StudyStore(settings.node.storage_root)
+    intake = Intake(settings.model_copy(update={"routes": (route,)}), store=store, ledger=ledger, specs={SPEC.name: SPEC})
+    (planned,) = intake.plan(intake.due(1000)[0])
+    assert planned.waits_until == pytest.approx(planned.order.created_at.timestamp() + seconds, abs=1)
+    assert planned.waits_for.endswith("for clinical value node_short_axis_mm")
 
 
 def test_job_without_a_bundle_is_planned_and_will_say_so(settings: Settings, ledger: Ledger, intake: Intake) -> None:

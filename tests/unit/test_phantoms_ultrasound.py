@@ -11,12 +11,16 @@ import pytest
 from scipy.spatial import ConvexHull
 
 from pipelines.imaging.scoord import find_frame_regions
+from pipelines.imaging.sequences import choose
 from pipelines.imaging.series import find_dicom_files, read_series
 from pipelines.imaging.ultrasound import choose_ultrasound, rank_ultrasound
+from pipelines.phantoms.dicom import write_study
 from pipelines.phantoms.latents import UltrasoundLatents
+from pipelines.phantoms.scanners import SEQUENCES
 from pipelines.phantoms.ultrasound import SAMPLINGS, TRANSDUCERS, image, lay_out, shift
 from pipelines.phantoms.ultrasound_anatomy import Plane
 from pipelines.phantoms.ultrasound_dicom import PHOTOMETRICS, UltrasoundTruth, write_ultrasound_study
+from pipelines.systems import catalogue
 from pipelines.types import UltrasoundFrame
 from tests.foreign import need
 
@@ -126,6 +130,32 @@ def test_encodings_show_the_same_tissue(tmp_path: Path, photometric: str) -> Non
     top, left, bottom, right = screen.box
     inside = ~frame.hidden
     assert np.abs(frame.grey - rendered[top : bottom + 1, left : right + 1])[inside].max() <= 2
+
+
+def test_images_can_join_the_mr_study_of_the_same_patient(tmp_path: Path) -> None:
+    mr = write_study(tmp_path / "mr", seed=8, roles=SEQUENCES["olnm_mri"])
+    us = write_ultrasound_study(tmp_path / "us", seed=8, with_outline=True, in_mr_study=True)
+    assert us.study_instance_uid == mr.study_instance_uid
+    assert us.study_instance_uid != write_ultrasound_study(tmp_path / "alone", seed=8).study_instance_uid
+    files = [*find_dicom_files(mr.folder), *find_dicom_files(us.folder)]
+    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in files]
+    for keyword in (
+        "StudyInstanceUID",
+        "PatientID",
+        "PatientName",
+        "PatientSex",
+        "StudyDate",
+        "StudyID",
+        "AccessionNumber",
+        "StudyDescription",
+    ):
+        assert len({str(ds[keyword].value) for ds in headers}) == 1, keyword
+    series = {ds.SeriesInstanceUID: int(ds.SeriesNumber) for ds in headers}
+    assert len(series) == len(set(series.values())) == 3 + 2, "each series has a number of its own; images and outline of ultrasound"
+    assert {ds.Modality for ds in headers if "FrameOfReferenceUID" not in ds} == {"US", "SR"}, "ultrasound has no patient coordinates"
+    for system, modality in (("olnm_mri", "MR"), ("plnm_us", "US")):
+        choices = choose(read_series(files), catalogue()[system])
+        assert {choice.header.modality for choice in choices.values()} == {modality}
 
 
 def test_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:

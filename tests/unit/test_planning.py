@@ -38,6 +38,8 @@ SPEC = replace(
     ),
 )
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+OLNM, ULTRASOUND = (catalogue()[name] for name in ("olnm_mri", "plnm_us"))
+DAY = 86400.0
 ALL = parse_all({"age_y": 47, "figo_stage": "IB2", "max_tumour_diameter_mm": 31, "hpv": "yes"}, source="test")
 HOLD = Gap("no DWI series came", "hold", 60.0)
 
@@ -60,8 +62,7 @@ def _earlier(job: PlannedJob, state: JobState = JobState.DONE) -> Job:
 def _make(
     series: Sequence[Series] = FULL, earlier: Sequence[Job] = (), *, spec: PipelineSpec = SPEC, names: str = "", **known: Any
 ) -> PlannedJob | None:
-    values = {name: ALL[name] for name in names.split()}
-    circumstances = Circumstances(clinical=values, **{"waited_s": 0.0, **known})
+    circumstances = Circumstances(**{"clinical": {name: ALL[name] for name in names.split()}, "waited_s": 0.0, **known})
     return make_job(series, spec, bundle=BundleReference("1", "d"), station="NODE", created_at=NOW, earlier=earlier, known=circumstances)
 
 
@@ -137,6 +138,69 @@ def test_same_value_from_another_source_changes_nothing() -> None:
     known = Circumstances(clinical=other, waited_s=0.0)
     values: dict[str, Any] = {"bundle": BundleReference("1", "d"), "station": "NODE", "created_at": NOW, "known": known}
     assert make_job(FULL, SPEC, earlier=[_earlier(first)], **values) is None
+
+
+def _stated(**values: object) -> dict[str, Any]:
+    return {"clinical": parse_all(values, source="test")}
+
+
+def test_node_status_comes_first() -> None:
+    waiting = _job(spec=OLNM)
+    assert waiting.waits_until == NOW.timestamp() + DAY
+    assert waiting.waits_for == "waits until 2026-01-02T00:00:00+00:00 for clinical value node_short_axis_mm", "and for no other rule"
+    small = _job(FULL, [_earlier(waiting, JobState.WAITING)], spec=OLNM, **_stated(node_short_axis_mm=9.9))
+    assert small.waits_until is None and small.order.refusal is None and small.order.chosen
+    large = _job(FULL, [_earlier(waiting, JobState.WAITING)], spec=OLNM, **_stated(node_short_axis_mm=10))
+    assert large.waits_until is None and large.order.refusal is not None
+    assert (large.order.version, large.order.refusal.code, large.order.chosen) == (1, "NOT_APPLICABLE", ())
+    assert "no lymph node of 10 mm or more in short axis" in large.order.refusal.reasons[0]
+    assert [v.words for v in large.order.clinical] == ["10 mm"], "the report says of whom it knew what"
+
+
+def test_node_status_that_nobody_enters_is_not_waited_for_longer_than_declared_or_than_the_site_allows() -> None:
+    after = _job(spec=OLNM, waited_s=DAY)
+    assert after.waits_until is None and after.order.refusal is None and after.order.chosen
+    assert _job(spec=OLNM, longest_wait_s=600.0).waits_until == NOW.timestamp() + 600
+    assert _job(spec=OLNM, longest_wait_s=2 * DAY).waits_until == NOW.timestamp() + DAY
+    assert _job(spec=OLNM, longest_wait_s=0.0).waits_until is None
+    assert _job(longest_wait_s=0.0).order.refusal is not None, "a value that it cannot do without is still refused"
+
+
+def test_value_that_a_system_predicts_with_is_waited_for_once() -> None:
+    both = replace(OLNM, clinical=(ClinicalInput("node_short_axis_mm", wait_s=30.0),))
+    assert _job(spec=both).waits_for == "waits until 2026-01-01T00:00:30+00:00 for clinical value node_short_axis_mm"
+
+
+@pytest.mark.parametrize(
+    ("spec", "series", "stated"),
+    [
+        (ULTRASOUND, PART, {"neoadjuvant_therapy": "yes"}),  # which would wait for diameter and blood cells
+        (OLNM, FULL, {"figo_stage": "IIIB"}),
+        (OLNM, PART, {"node_suspicious": "necrosis"}),  # what is missing need not be sent
+    ],
+)
+def test_patient_of_another_kind_is_refused_before_anything_is_waited_for(
+    spec: PipelineSpec, series: list[Series], stated: dict[str, object]
+) -> None:
+    job = _job(series, spec=spec, gap=HOLD, **_stated(**stated))
+    assert job.waits_until is None and job.order.refusal is not None and job.order.refusal.code == "NOT_APPLICABLE"
+
+
+def test_another_value_that_breaks_the_rule_makes_a_new_version() -> None:
+    first = _job(spec=OLNM, **_stated(node_short_axis_mm=12))
+    assert _make(FULL, [_earlier(first, JobState.REFUSED)], spec=OLNM, **_stated(node_short_axis_mm=12)) is None
+    second = _job(FULL, [_earlier(first, JobState.REFUSED)], spec=OLNM, **_stated(node_short_axis_mm=14))
+    assert second.order.version == 2 and second.order.refusal is not None and "14 mm" in second.order.refusal.reasons[0]
+    third = _job(FULL, [_earlier(first), _earlier(second, JobState.REFUSED)], spec=OLNM, **_stated(node_short_axis_mm=6))
+    assert third.order.version == 3 and third.order.refusal is None
+
+
+def test_images_of_two_patients_are_refused_as_that_whatever_is_known_of_one() -> None:
+    mixed = [*FULL, *_series(replace(T1W, number=77))]
+    for ds in mixed[-1].instances:
+        ds.PatientID = "OTHER"
+    refusal = _job(mixed, spec=OLNM, **_stated(node_short_axis_mm=12)).order.refusal
+    assert refusal is not None and refusal.code == "MIXED_PATIENTS"
 
 
 def test_gap_is_held_then_run_as_it_is() -> None:
