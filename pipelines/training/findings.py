@@ -6,15 +6,17 @@ import datetime
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from pipelines.errors import CohortError
 from pipelines.features.ibsi import identify
 from pipelines.models.classify import logit
 from pipelines.models.explain import explain
-from pipelines.models.manifest import LIE_DETECTOR, Conformal, Manifest
+from pipelines.models.manifest import LIE_DETECTOR, Decision, Manifest
 from pipelines.spec import PipelineSpec
 from pipelines.training.agreement import selection_stability
 from pipelines.training.calibration import calibration
@@ -96,7 +98,39 @@ class Found:
         stated["nested_sensitivity"] = float(point.sensitivity.value or 0.0)
         stated["nested_specificity"] = float(point.specificity.value or 0.0)
         stated["size_only_auc"] = area([f.size for f in self.files], self.labels)
-        return stated
+        return stated | self._ablations
+
+    @property
+    def _ablations(self) -> dict[str, float]:
+        """What clinical values and images do without each other, of a recipe that joins them."""
+        if not self.spec.recipe.nomogram or self.nested.alone is None:
+            return {}
+        clinical = next(rival for rival in self.rivals if rival.name == "clinical")
+        point, stated = clinical.operating_point, {"clinical_only_auc": clinical.auc.value}
+        if point:
+            stated["clinical_only_sensitivity"] = float(point.sensitivity.value or 0.0)
+            stated["clinical_only_specificity"] = float(point.specificity.value or 0.0)
+        return stated | {"imaging_only_auc": float(np.mean([area(p, self.labels) for p in self.nested.alone.probabilities]))}
+
+    @cached_property
+    def rivals(self) -> tuple[Rival, ...]:
+        """Other scores on the same patients."""
+        return () if self.several else _rivals(self)
+
+    @cached_property
+    def interval(self) -> Interval:
+        """The nested AUC's, of probabilities averaged over repeats; of several classes the mean of one against the rest."""
+        if self.several:
+            mean = self.classes.mean_auc.interval
+            assert mean is not None  # a bootstrap always has one
+            return mean
+        return delong(self.unseen, self.labels).interval
+
+    @cached_property
+    def classes(self) -> SeveralClasses:
+        """A system of several classes judged."""
+        answers, seed = (self.unseen, self.labels, self.calls), self.judge.seed
+        return judge_several(*answers, known=self.nested.classes, spec=self.spec, seed=seed)
 
     @property
     def lie_detector(self) -> LieDetector | None:
@@ -132,11 +166,24 @@ def judge_all(
     return Found(judge, system, table, rows, files, spec, plan, nested, unseen, apparent, permuted, printed, sites)
 
 
-def covered(rule: Conformal | None, found: Found) -> Conformal | None:
-    """Return a conformal rule with the coverage that was measured on unseen patients."""
-    if rule is None:
-        return None
-    return rule.model_copy(update={"covered": round(_coverage(found), 4), "n": len(found.labels)})
+def covered(decision: Decision, plausible: NDArray[np.bool_], labels: Labels) -> Decision:
+    """Return a decision with what its conformal sets, ``plausible`` (repeats, n, classes), held of unseen patients."""
+    name = "class_conformal" if decision.classes else "conformal"
+    rule = decision.class_conformal or decision.conformal
+    assert rule is not None  # training always makes one
+    held, classes = held_truth(plausible, labels), np.unique(labels)
+    measured = {
+        "covered": round(float(held.mean()), 4),
+        "covered_each": tuple(round(float(held[:, labels == c].mean()), 4) for c in classes),
+        "mean_size": round(float(plausible.sum(axis=2).mean()), 4),
+        "n": len(labels),
+    }
+    return decision.model_copy(update={name: rule.model_copy(update=measured)})
+
+
+def held_truth(plausible: NDArray[np.bool_], labels: Labels) -> NDArray[np.bool_]:
+    """Tell for each patient whether the conformal set held the truth, (repeats, n); classes are those of the labels, in order."""
+    return np.asarray(plausible[:, np.arange(len(labels)), np.unique(labels, return_inverse=True)[1]])
 
 
 def write_up(found: Found, *, manifest: Manifest, digest: str, date: datetime.date, flow: CohortFlow, leakage: tuple[str, ...]) -> Outcome:
@@ -146,6 +193,7 @@ def write_up(found: Found, *, manifest: Manifest, digest: str, date: datetime.da
     by_repeat = tuple(area_of(p, labels, nested.classes) for p in nested.probabilities)
     candidates = sum(not name.startswith("CLINICAL:") for name in found.table.names)
     beeswarm = None if found.several else _beeswarm(found, stage)
+    rule = manifest.decision.class_conformal or manifest.decision.conformal
     return Outcome(
         format_version=1,
         system=spec.name,
@@ -175,11 +223,11 @@ def write_up(found: Found, *, manifest: Manifest, digest: str, date: datetime.da
         beeswarm=beeswarm,
         sample_size=minimum_sample_size(max(len(stage.selection.names), 1), float(np.mean(labels == labels.max()))),
         events_per_variable=events_per_variable(int((labels == 1).sum()), int((labels != 1).sum()), max(candidates, 1)),
-        conformal_coverage=None if found.several else _coverage(found),
+        conformal_coverage=float(held_truth(nested.plausible, labels).mean()),
         segmenter_dice=min(manifest.segmenter.dice.values(), default=None) if manifest.segmenter else None,
         performance=None if found.several else _performance(found),
-        several=_several(found) if found.several else None,
-        rivals=() if found.several else _rivals(found),
+        several=found.classes if found.several else None,
+        rivals=found.rivals,
         printed=found.printed,
         sites_left_out=found.sites,
         patients=tuple(_patients(found)),
@@ -187,14 +235,9 @@ def write_up(found: Found, *, manifest: Manifest, digest: str, date: datetime.da
         made_with=manifest.made_with,
         apparent_point=_apparent_point(found),
         nomogram=nomogram_of(manifest.decision),
-        conformal_aim=manifest.decision.conformal.coverage if manifest.decision.conformal else None,
+        conformal_aim=rule.coverage if rule else None,
         method_digest=manifest.method_digest,
     )
-
-
-def _coverage(found: Found) -> float:
-    held = found.nested.plausible[:, np.arange(len(found.labels)), found.labels]
-    return float(held.mean())
 
 
 def _printed(judge: Judge) -> Iterator[Printed]:
@@ -223,11 +266,6 @@ def _performance(found: Found) -> Performance:
         calibration=calibration(p, labels, external=False, seed=seed),
         decision_curve=decision_curve(p, labels),
     )
-
-
-def _several(found: Found) -> SeveralClasses:
-    answers, seed = (found.unseen, found.labels, found.calls), found.judge.seed
-    return judge_several(*answers, known=found.nested.classes, spec=found.spec, seed=seed)
 
 
 def _apparent_point(found: Found) -> OperatingPoint | None:
