@@ -25,7 +25,7 @@ from pipelines.training.decision_curve import decision_curve
 from pipelines.training.discrimination import area, bootstrap_auc, delong, roc_curve
 from pipelines.training.extract import ExtractedFile
 from pipelines.training.intervals import Estimate, Interval
-from pipelines.training.nested import Judge, Nested, area_of, mean_area
+from pipelines.training.nested import Judge, Nested, area_of, area_of_prevalence, mean_area
 from pipelines.training.nomogram import nomogram_of
 from pipelines.training.operating_point import OperatingPoint, operating_point, sensitivity_threshold
 from pipelines.training.outcome import (
@@ -89,7 +89,8 @@ class Found:
         nested = mean_area(self.nested, self.labels)
         stated = {"nested_auc": nested, "apparent_auc": area_of(self.apparent, self.labels, self.nested.classes)}
         if lie_detector := self.lie_detector:
-            stated |= {"permuted_auc": lie_detector.mean, LIE_DETECTOR: float(lie_detector.valid)}
+            stated |= {"permuted_auc": lie_detector.mean, "permuted_auc_explained": lie_detector.explained}
+            stated[LIE_DETECTOR] = float(lie_detector.valid)
         if self.several:
             stated["nested_accuracy"] = float(np.mean(self.nested.calls == self.labels))
             return stated
@@ -135,7 +136,8 @@ class Found:
     @property
     def lie_detector(self) -> LieDetector | None:
         """What the shuffled labels gave."""
-        return detect(self.permuted, chance=deviation_by_chance(self.labels))
+        explained = area_of_prevalence(self.labels, seed=self.judge.seed + 1)
+        return detect(self.permuted, chance=deviation_by_chance(self.labels), explained=explained)
 
     @property
     def calls(self) -> Labels:
@@ -292,25 +294,25 @@ def _rivals(found: Found) -> tuple[Rival, ...]:
     )
 
 
-def detect(areas: FloatArray, *, chance: float = 0.0) -> LieDetector | None:
-    """Judge the lie detector.
-
-    INVALID where the mean AUC on shuffled labels is above 0.5 beyond chance (t interval at 95 %), or the runs' own spread (mean and two
-    standard deviations) lies below it. Cross-validation is a little pessimistic without a signal, so a mean just below 0.5 is no fault.
+def detect(areas: FloatArray, *, chance: float = 0.0, explained: float = 0.5) -> LieDetector | None:
+    """Judge the lie detector: INVALID where the interval of the mean AUC (t, 95 %) lies above 0.5 or below ``explained``.
 
     Parameters
     ----------
     chance : standard deviation of an AUC of random scores. A few areas may lie closer together by luck; they are not believed to.
+    explained : how low an honest recipe falls, see :func:`pipelines.training.nested.area_of_prevalence`.
     """
     if len(areas) < 2:
         return None
     mean, spread = float(areas.mean()), max(float(areas.std(ddof=1)), chance)
     half = float(stats.t.ppf(0.975, len(areas) - 1)) * spread / np.sqrt(len(areas))
-    valid = mean - half <= 0.5 <= mean + 2 * spread
+    interval = Interval(float(mean - half), float(mean + half), "t, over shufflings")
     fault = "finds a signal where there is none: nothing it says of the true labels can be believed"
-    finds = "finds nothing, as it should" if valid else fault
+    below = f"falls below {explained:.3f}, further than knowing nothing explains: labels reach it the wrong way round"
+    finds = fault if interval.low > 0.5 else below if interval.high < explained else "finds nothing, as it should"
+    valid = interval.low <= 0.5 and interval.high >= explained
     words = f"On {len(areas)} shufflings of the labels the whole recipe {finds}."
-    return LieDetector(tuple(areas.tolist()), mean, Interval(float(mean - half), float(mean + half), "t, over shufflings"), valid, words)
+    return LieDetector(tuple(areas.tolist()), mean, interval, valid, words, explained)
 
 
 def deviation_by_chance(labels: Labels) -> float:

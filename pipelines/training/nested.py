@@ -26,6 +26,7 @@ from pipelines.training.table import Rows, Table
 from pipelines.types import FloatArray
 
 FOLDS = 5  # of the outer cross-validation
+WHOLE_SHUFFLINGS = 2  # through every classifier of the recipe
 PAPER_TEST_SHARE = 0.3  # of the patients, in the single split of [PLNM] and [LVSI]
 Progress = Callable[[str], None]
 
@@ -160,13 +161,17 @@ class Judge:
         return _collect(answers, parts, list(self._run(tasks, what)))
 
     def permuted(self, n: int) -> FloatArray:
-        """Return the AUC (n,) of the whole recipe on labels that were shuffled among the patients: it ought to be 0.5."""
+        """Return the AUC (n,) of the whole recipe on labels that were shuffled among the patients: it ought to be 0.5.
+
+        The first two shufflings go through all of its classifiers, the others through the first.
+        """
         rng = np.random.default_rng([self.seed, 17])
         first = self.recipe.classifiers[:1]
         areas = []
         for i in range(n):
             shuffled = rng.permutation(self.labels)
-            result = self.nested(repeats=1, labels=shuffled, families=first, what=f"shuffled labels {i + 1} of {n}")
+            families = None if i < WHOLE_SHUFFLINGS else first
+            result = self.nested(repeats=1, labels=shuffled, families=families, what=f"shuffled labels {i + 1} of {n}")
             areas.append(mean_area(result, shuffled))
         return np.array(areas)
 
@@ -210,6 +215,19 @@ class Judge:
 def outer_folds(labels: Labels, *, seed: int) -> list[tuple[Rows, Rows]]:
     """Return the training and test rows of each outer fold of one repeat."""
     return list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(labels, labels))
+
+
+def area_of_prevalence(labels: Labels, *, seed: int) -> float:
+    """Return the AUC, in the outer folds of one repeat, of a model that knows how common each class is among its training patients.
+
+    That is all that an honest recipe learns where there is nothing to learn, and it is a little worse than chance: a fold with more cases
+    than its share leaves fewer to train on, so its patients get lower probabilities than the others.
+    """
+    classes = np.unique(labels)
+    probabilities = np.zeros((len(labels), len(classes)))
+    for train, test in outer_folds(labels, seed=seed):
+        probabilities[test] = (labels[train][:, None] == classes).mean(axis=0)
+    return area_of(probabilities if len(classes) > 2 else probabilities[:, 1], labels, [int(c) for c in classes])
 
 
 def can_judge(recipe: Recipe, counts: Sequence[int]) -> bool:
