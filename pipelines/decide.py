@@ -278,6 +278,8 @@ def _classify(
         flags=(*flags, *outside),
         outcomes=(*axes, *sorted(classes, key=lambda o: -o.probability)),
         unpredictable=tuple(label.code.meaning for label in spec.classes if label.number not in decision.classes),
+        plausible=tuple(labels[number].code.meaning for number in classify.plausible_classes(decision, probabilities)),
+        coverage=decision.class_conformal.coverage if decision.class_conformal else None,
     )
 
     def of_best(rows: FloatArray) -> FloatArray:

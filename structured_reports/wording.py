@@ -158,7 +158,8 @@ def limits(prediction: Prediction, say: Messages) -> list[str]:
     words = []
     if prediction.plausible and prediction.coverage is not None:
         coverage = f"{100 * prediction.coverage:.0f} %"
-        words.append(say("result.plausible", coverage=coverage, answers=", ".join(prediction.plausible)))
+        classes = {o.words: outcome_words(o, say) for o in prediction.outcomes if o.kind == "class"}
+        words.append(say("result.plausible", coverage=coverage, answers=", ".join(classes.get(a, a) for a in prediction.plausible)))
     if prediction.unpredictable:
         words.append(say("result.unpredictable", classes=", ".join(prediction.unpredictable)))
     if (threshold := prediction.threshold) is not None and _status_decides(prediction, threshold):

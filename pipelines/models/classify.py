@@ -88,6 +88,15 @@ def plausible(decision: Decision, probability: float) -> tuple[str, ...]:
     return tuple(name for name, inside in sorted(answers, key=lambda a: (a[0] == "positive") != (probability >= 0.5)) if inside)
 
 
+def plausible_classes(decision: Decision, probabilities: FloatArray) -> tuple[int, ...]:
+    """Return the numbers of the classes in the conformal set, most probable first; empty where the bundle has none."""
+    rule = decision.class_conformal
+    if rule is None:
+        return ()
+    first, *others = np.argsort(-probabilities, kind="stable")
+    return tuple(decision.classes[k] for k in (first, *(k for k in others if probabilities[k] >= rule.plausible_from[k])))
+
+
 def class_probabilities(session: onnxruntime.InferenceSession | None, decision: Decision, rows: FloatArray) -> FloatArray:
     """Return probabilities (m, classes) of standardised rows, at the true prevalence of the classes."""
     weighted = _probabilities(session, rows) * np.asarray(decision.class_odds or (1.0,) * len(decision.classes))

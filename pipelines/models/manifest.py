@@ -6,6 +6,7 @@ ONNX graphs by onnxruntime; there is no pickle anywhere.
 
 from __future__ import annotations
 
+import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -101,17 +102,27 @@ class Linear(_Frozen):
     coefficients: tuple[float, ...]
 
 
-class Conformal(_Frozen):
-    """A class-conditional conformal set: positive is plausible from one probability on, negative up to another.
+class _Set(_Frozen):
+    """A class-conditional conformal set, and what it did for ``n`` patients, unseen by the model that judged them."""
 
-    ``covered`` is the share of ``n`` patients, unseen by the model that judged them, whose true answer lay in their set.
-    """
+    coverage: float = Field(gt=0, lt=1, description="share of patients of each class whose set holds the truth, as aimed at")
+    covered: float | None = Field(default=None, description="share of the n patients whose set held the truth")
+    covered_each: tuple[float, ...] = Field(default=(), description="within each class: negative and positive, or classes in order")
+    mean_size: float | None = Field(default=None, description="mean number of answers in their sets")
+    n: int = 0
 
-    coverage: float = Field(gt=0, lt=1, description="share of patients of either class whose set holds the truth, as aimed at")
+
+class Conformal(_Set):
+    """The set of a binary decision: positive is plausible from one probability on, negative up to another."""
+
     positive_from: float = Field(ge=0, le=1)
     negative_to: float = Field(ge=0, le=1)
-    covered: float | None = None
-    n: int = 0
+
+
+class ClassConformal(_Set):
+    """The set of several classes: each is plausible from a probability of its own on, in the decision's order; the most probable always."""
+
+    plausible_from: tuple[float, ...]
 
 
 class Decision(_Frozen):
@@ -130,6 +141,7 @@ class Decision(_Frozen):
     threshold_rule: str
     background: str = Field(description=".npy, (m, n_features) float64 standardised rows: the reference of the Shapley values")
     conformal: Conformal | None = None
+    class_conformal: ClassConformal | None = None
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Decision:
@@ -139,6 +151,10 @@ class Decision(_Frozen):
             raise ValueError("a linear decision has one coefficient per feature")
         if bool(self.classes) == bool(self.platt) or (self.threshold is None) != bool(self.classes):
             raise ValueError("a binary decision has platt and threshold, one with several classes has neither")
+        if self.conformal and self.classes:
+            raise ValueError("a conformal set of several classes is class_conformal")
+        if self.class_conformal and len(self.class_conformal.plausible_from) != len(self.classes):
+            raise ValueError("a conformal set of several classes has one probability per class")
         return self
 
 
@@ -168,6 +184,12 @@ class Training(_Frozen):
     metrics: dict[str, float] = Field(default_factory=dict)
     statement: str = Field(description="how to read the metrics, shown wherever they are shown")
     sites: tuple[str, ...] = Field(default=(), description="sites of the cohort; an external cohort has none of them")
+    date: datetime.date | None = Field(default=None, description="of the training run")
+    scanners: dict[str, int] = Field(default_factory=dict, description="patients by manufacturer, model and field strength (T)")
+    nested_auc_interval: tuple[float, float] | None = Field(default=None, description="at 95 %, of probabilities averaged over repeats")
+    permuted_aucs: tuple[float, ...] = Field(default=(), description="of the whole recipe, one per shuffling of the labels")
+    candidate_features: int = Field(default=0, description="how many features and clinical values the recipe could choose from")
+    candidate_features_sha256: str | None = Field(default=None, description="over their names in order, joined by line feeds, UTF-8")
 
 
 class Golden(_Frozen):

@@ -34,15 +34,37 @@ class Task(NamedTuple):
     families: tuple[str, ...] | None = None
 
 
-class Answer(NamedTuple):
-    """What a model says of unseen patients: probabilities (n,) or (n, classes), calls, whether conformal sets hold 0 and 1."""
+class Said(NamedTuple):
+    """What a decision says of unseen patients: probabilities (n,) or (n, classes), calls (n,), and more, one column each.
+
+    ``plausible`` (n, classes) tells whether their conformal sets hold each class, ``sensitive`` (n, sensitivities) whom the thresholds for
+    :data:`pipelines.training.recipe.SENSITIVITIES` call, of two classes. Of repeats, each array has one axis more, the first.
+    """
 
     probabilities: FloatArray
     calls: NDArray[np.int64]
-    plausible: NDArray[np.bool_]  # (n, 2)
+    plausible: NDArray[np.bool_]
+    sensitive: NDArray[np.bool_]
+
+
+class Answer(NamedTuple):
+    """What a fitted system's decision says, and its ``imaging_only`` where it has one; what it chose."""
+
+    said: Said
+    alone: Said | None
     selected: tuple[str, ...]
     classes: tuple[int, ...]
     family: str
+
+    @property
+    def probabilities(self) -> FloatArray:
+        """The decision's."""
+        return self.said.probabilities
+
+    @property
+    def calls(self) -> NDArray[np.int64]:
+        """The decision's."""
+        return self.said.calls
 
 
 @dataclass(frozen=True)
@@ -75,7 +97,9 @@ def write_answer(file: Path, answer: Answer) -> None:
     """Write an answer; the file is there when it is whole."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial_file = file.with_suffix(f".{os.getpid()}.partial")
-    arrays: dict[str, Any] = {name: np.array(part) for name, part in answer._asdict().items()}
+    arrays: dict[str, Any] = {name: np.array(getattr(answer, name)) for name in ("selected", "classes", "family")}
+    for what, said in (("said", answer.said), ("alone", answer.alone)):
+        arrays |= {f"{what}_{name}": array for name, array in said._asdict().items()} if said else {}
     with partial_file.open("wb") as stream:
         np.savez(stream, **arrays)
     partial_file.replace(file)
@@ -84,5 +108,6 @@ def write_answer(file: Path, answer: Answer) -> None:
 def read_answer(file: Path) -> Answer:
     """Read what :func:`write_answer` wrote."""
     with np.load(file, allow_pickle=False) as stored:
+        said, alone = ([stored[f"{what}_{n}"] for n in Said._fields if f"{what}_{n}" in stored] for what in ("said", "alone"))
         selected, classes = tuple(map(str, stored["selected"])), tuple(map(int, stored["classes"]))
-        return Answer(stored["probabilities"], stored["calls"], stored["plausible"], selected, classes, str(stored["family"]))
+        return Answer(Said(*said), Said(*alone) if alone else None, selected, classes, str(stored["family"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipelines.models.manifest import LIE_DETECTOR, Decision, Manifest
+from pipelines.models.manifest import LIE_DETECTOR, Decision, Manifest, Training
 from pipelines.spec import PipelineSpec
 
 _METRICS = {
@@ -15,9 +15,14 @@ _METRICS = {
     "nested_sensitivity": "sensitivity at the fold's own threshold, nested",
     "nested_specificity": "specificity at the fold's own threshold, nested",
     "apparent_auc": "AUC on the training rows themselves (optimistic by nature)",
-    "permuted_auc": "mean AUC of the whole recipe on shuffled labels (ought to be 0.5)",
-    LIE_DETECTOR: "1: the recipe finds nothing in shuffled labels; 0: INVALID, it does",
+    "permuted_auc": "mean AUC of the whole recipe on shuffled labels (ought to be 0.5, or a little less)",
+    "permuted_auc_explained": "how low it may fall: AUC of knowing only how common the label is, in the same folds",
+    LIE_DETECTOR: "1: shuffled labels gave what chance and folds explain; 0: INVALID, they did not",
     "size_only_auc": "AUC of the roi's size alone",
+    "clinical_only_auc": "AUC of the clinical values alone",
+    "clinical_only_sensitivity": "sensitivity of the clinical values alone",
+    "clinical_only_specificity": "specificity of the clinical values alone",
+    "imaging_only_auc": "AUC of the images alone, nested",
     "bayes_auc": "best possible AUC of the planted signal (analytic)",
     "bayes_imaging_auc": "best possible AUC of what is planted in the images (analytic)",
     "bayes_clinical_auc": "best possible AUC of what is planted in clinical values (analytic)",
@@ -42,7 +47,8 @@ def write_model_card(path: Path, manifest: Manifest, spec: PipelineSpec) -> None
         "## What it is",
         f"A bundle for the system `{manifest.system}` after {spec.source}.",
         "An independent implementation with other data and other weights.",
-        f"Trained on {training.description} (seed {training.seed}).",
+        f"Trained on {training.description} (seed {training.seed}){f', {training.date}' if training.date else ''}.",
+        *_scanners(training),
         "",
         *_networks(manifest),
         *(_decision(name, one, classes) for name, one in _decisions(manifest)),
@@ -53,7 +59,9 @@ def write_model_card(path: Path, manifest: Manifest, spec: PipelineSpec) -> None
         "| quantity | value |",
         "|---|---|",
         *(f"| {_METRICS.get(k, k)} | {v:.4g} |" for k, v in training.metrics.items()),
+        *_more(training),
         "",
+        *_coverage(manifest, classes),
         "## Limits",
         *_limits(manifest, spec),
         "",
@@ -86,6 +94,36 @@ def _decision(name: str, one: Decision, classes: Mapping[int, str]) -> str:
         cannot = f"; it cannot predict: {', '.join(absent)}" if absent else ""
         return f"- {name}{where}: {one.classifier}; {one.threshold_rule} of {len(one.classes)}{cannot}."
     return f"- {name}{where}: {one.classifier}; Platt scaling; threshold {one.threshold:.3f} ({one.threshold_rule})."
+
+
+def _scanners(training: Training) -> list[str]:
+    named = ", ".join(f"{name} ({n})" for name, n in training.scanners.items())
+    return [f"Scanners: {named}."] if named else []
+
+
+def _more(training: Training) -> list[str]:
+    rows = []
+    if training.nested_auc_interval:
+        rows.append("| 95 % interval of the nested AUC | {:.4g} to {:.4g} |".format(*training.nested_auc_interval))
+    if training.permuted_aucs:
+        rows.append(f"| AUC of each shuffling of the labels | {', '.join(f'{auc:.3f}' for auc in training.permuted_aucs)} |")
+    return rows
+
+
+def _coverage(manifest: Manifest, classes: Mapping[int, str]) -> list[str]:
+    """Say of every decision what its conformal sets held of unseen patients."""
+    reduced = [(f"decision on {', '.join(r.roles)}", r.decision) for r in manifest.reduced]
+    lines = []
+    for name, one in (*_decisions(manifest), *reduced):
+        rule = one.class_conformal or one.conformal
+        if rule is None or rule.covered is None:
+            continue
+        words = [classes[k] for k in one.classes] or ["without the label", "with it"]
+        each = "; ".join(f"{w} {100 * c:.1f} %" for w, c in zip(words, rule.covered_each, strict=bool(rule.covered_each)))
+        size = f"; {rule.mean_size:.2f} answers in a set on average" if rule.mean_size is not None else ""
+        share = f"{100 * rule.covered:.1f} % of {rule.n} unseen patients (nested; aimed at {100 * rule.coverage:.0f} % of each class"
+        lines.append(f"- {name}: the set held the truth for {share}{': ' if each else ''}{each}){size}.")
+    return ["## Coverage of the conformal sets", *lines, ""] if lines else []
 
 
 def _limits(manifest: Manifest, spec: PipelineSpec) -> list[str]:

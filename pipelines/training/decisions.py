@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipelines.features.ibsi import identify
-from pipelines.models.manifest import Conformal, Decision, Feature, FileEntry, Linear, Platt, Projection, Reduced
+from pipelines.models.manifest import ClassConformal, Conformal, Decision, Feature, FileEntry, Linear, Platt, Projection, Reduced
 from pipelines.training import recipe
 from pipelines.training.export import export_classifier
 from pipelines.training.plan import Run
+from pipelines.training.platt import ClassRule, Rule
 from pipelines.training.table import Table
 from pipelines.types import FloatArray, SeriesRole
 
@@ -77,9 +78,12 @@ def _write(run: Run, name: str, stage: recipe.Stage, table: Table) -> Decision:
         path = run.folder / f"{name}.onnx"
         run.parity.append(export_classifier(stage.model, path, rows.astype(np.float32)))
         common["file"] = path.name
-    if stage.calibration is None or stage.conformal is None:
-        return Decision(**common, classes=stage.classes, class_odds=stage.class_odds)
     fit, rule = stage.calibration, stage.conformal
+    if isinstance(rule, ClassRule):
+        conformal = ClassConformal(coverage=rule.coverage, plausible_from=rule.plausible_from)
+        return Decision(**common, classes=stage.classes, class_odds=stage.class_odds, class_conformal=conformal)
+    assert fit is not None  # of two classes
+    assert isinstance(rule, Rule)
     return Decision(
         **common,
         platt=Platt(a=fit.a, b=fit.b, covariance=fit.covariance),

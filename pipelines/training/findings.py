@@ -6,15 +6,17 @@ import datetime
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from pipelines.errors import CohortError
 from pipelines.features.ibsi import identify
 from pipelines.models.classify import logit
 from pipelines.models.explain import explain
-from pipelines.models.manifest import LIE_DETECTOR, Conformal, Manifest
+from pipelines.models.manifest import LIE_DETECTOR, Decision, Manifest
 from pipelines.spec import PipelineSpec
 from pipelines.training.agreement import selection_stability
 from pipelines.training.calibration import calibration
@@ -23,7 +25,7 @@ from pipelines.training.decision_curve import decision_curve
 from pipelines.training.discrimination import area, bootstrap_auc, delong, roc_curve
 from pipelines.training.extract import ExtractedFile
 from pipelines.training.intervals import Estimate, Interval
-from pipelines.training.nested import Judge, Nested, area_of, mean_area
+from pipelines.training.nested import Judge, Nested, area_of, area_of_prevalence, mean_area
 from pipelines.training.nomogram import nomogram_of
 from pipelines.training.operating_point import OperatingPoint, operating_point, sensitivity_threshold
 from pipelines.training.outcome import (
@@ -87,7 +89,8 @@ class Found:
         nested = mean_area(self.nested, self.labels)
         stated = {"nested_auc": nested, "apparent_auc": area_of(self.apparent, self.labels, self.nested.classes)}
         if lie_detector := self.lie_detector:
-            stated |= {"permuted_auc": lie_detector.mean, LIE_DETECTOR: float(lie_detector.valid)}
+            stated |= {"permuted_auc": lie_detector.mean, "permuted_auc_explained": lie_detector.explained}
+            stated[LIE_DETECTOR] = float(lie_detector.valid)
         if self.several:
             stated["nested_accuracy"] = float(np.mean(self.nested.calls == self.labels))
             return stated
@@ -96,12 +99,45 @@ class Found:
         stated["nested_sensitivity"] = float(point.sensitivity.value or 0.0)
         stated["nested_specificity"] = float(point.specificity.value or 0.0)
         stated["size_only_auc"] = area([f.size for f in self.files], self.labels)
-        return stated
+        return stated | self._ablations
+
+    @property
+    def _ablations(self) -> dict[str, float]:
+        """What clinical values and images do without each other, of a recipe that joins them."""
+        if not self.spec.recipe.nomogram or self.nested.alone is None:
+            return {}
+        clinical = next(rival for rival in self.rivals if rival.name == "clinical")
+        point, stated = clinical.operating_point, {"clinical_only_auc": clinical.auc.value}
+        if point:
+            stated["clinical_only_sensitivity"] = float(point.sensitivity.value or 0.0)
+            stated["clinical_only_specificity"] = float(point.specificity.value or 0.0)
+        return stated | {"imaging_only_auc": float(np.mean([area(p, self.labels) for p in self.nested.alone.probabilities]))}
+
+    @cached_property
+    def rivals(self) -> tuple[Rival, ...]:
+        """Other scores on the same patients."""
+        return () if self.several else _rivals(self)
+
+    @cached_property
+    def interval(self) -> Interval:
+        """The nested AUC's, of probabilities averaged over repeats; of several classes the mean of one against the rest."""
+        if self.several:
+            mean = self.classes.mean_auc.interval
+            assert mean is not None  # a bootstrap always has one
+            return mean
+        return delong(self.unseen, self.labels).interval
+
+    @cached_property
+    def classes(self) -> SeveralClasses:
+        """A system of several classes judged."""
+        answers, seed = (self.unseen, self.labels, self.calls), self.judge.seed
+        return judge_several(*answers, known=self.nested.classes, spec=self.spec, seed=seed)
 
     @property
     def lie_detector(self) -> LieDetector | None:
         """What the shuffled labels gave."""
-        return detect(self.permuted, chance=deviation_by_chance(self.labels))
+        explained = area_of_prevalence(self.labels, seed=self.judge.seed + 1)
+        return detect(self.permuted, chance=deviation_by_chance(self.labels), explained=explained)
 
     @property
     def calls(self) -> Labels:
@@ -132,11 +168,24 @@ def judge_all(
     return Found(judge, system, table, rows, files, spec, plan, nested, unseen, apparent, permuted, printed, sites)
 
 
-def covered(rule: Conformal | None, found: Found) -> Conformal | None:
-    """Return a conformal rule with the coverage that was measured on unseen patients."""
-    if rule is None:
-        return None
-    return rule.model_copy(update={"covered": round(_coverage(found), 4), "n": len(found.labels)})
+def covered(decision: Decision, plausible: NDArray[np.bool_], labels: Labels) -> Decision:
+    """Return a decision with what its conformal sets, ``plausible`` (repeats, n, classes), held of unseen patients."""
+    name = "class_conformal" if decision.classes else "conformal"
+    rule = decision.class_conformal or decision.conformal
+    assert rule is not None  # training always makes one
+    held, classes = held_truth(plausible, labels), np.unique(labels)
+    measured = {
+        "covered": round(float(held.mean()), 4),
+        "covered_each": tuple(round(float(held[:, labels == c].mean()), 4) for c in classes),
+        "mean_size": round(float(plausible.sum(axis=2).mean()), 4),
+        "n": len(labels),
+    }
+    return decision.model_copy(update={name: rule.model_copy(update=measured)})
+
+
+def held_truth(plausible: NDArray[np.bool_], labels: Labels) -> NDArray[np.bool_]:
+    """Tell for each patient whether the conformal set held the truth, (repeats, n); classes are those of the labels, in order."""
+    return np.asarray(plausible[:, np.arange(len(labels)), np.unique(labels, return_inverse=True)[1]])
 
 
 def write_up(found: Found, *, manifest: Manifest, digest: str, date: datetime.date, flow: CohortFlow, leakage: tuple[str, ...]) -> Outcome:
@@ -146,6 +195,7 @@ def write_up(found: Found, *, manifest: Manifest, digest: str, date: datetime.da
     by_repeat = tuple(area_of(p, labels, nested.classes) for p in nested.probabilities)
     candidates = sum(not name.startswith("CLINICAL:") for name in found.table.names)
     beeswarm = None if found.several else _beeswarm(found, stage)
+    rule = manifest.decision.class_conformal or manifest.decision.conformal
     return Outcome(
         format_version=1,
         system=spec.name,
@@ -175,11 +225,11 @@ def write_up(found: Found, *, manifest: Manifest, digest: str, date: datetime.da
         beeswarm=beeswarm,
         sample_size=minimum_sample_size(max(len(stage.selection.names), 1), float(np.mean(labels == labels.max()))),
         events_per_variable=events_per_variable(int((labels == 1).sum()), int((labels != 1).sum()), max(candidates, 1)),
-        conformal_coverage=None if found.several else _coverage(found),
+        conformal_coverage=float(held_truth(nested.plausible, labels).mean()),
         segmenter_dice=min(manifest.segmenter.dice.values(), default=None) if manifest.segmenter else None,
         performance=None if found.several else _performance(found),
-        several=_several(found) if found.several else None,
-        rivals=() if found.several else _rivals(found),
+        several=found.classes if found.several else None,
+        rivals=found.rivals,
         printed=found.printed,
         sites_left_out=found.sites,
         patients=tuple(_patients(found)),
@@ -187,14 +237,9 @@ def write_up(found: Found, *, manifest: Manifest, digest: str, date: datetime.da
         made_with=manifest.made_with,
         apparent_point=_apparent_point(found),
         nomogram=nomogram_of(manifest.decision),
-        conformal_aim=manifest.decision.conformal.coverage if manifest.decision.conformal else None,
+        conformal_aim=rule.coverage if rule else None,
         method_digest=manifest.method_digest,
     )
-
-
-def _coverage(found: Found) -> float:
-    held = found.nested.plausible[:, np.arange(len(found.labels)), found.labels]
-    return float(held.mean())
 
 
 def _printed(judge: Judge) -> Iterator[Printed]:
@@ -225,11 +270,6 @@ def _performance(found: Found) -> Performance:
     )
 
 
-def _several(found: Found) -> SeveralClasses:
-    answers, seed = (found.unseen, found.labels, found.calls), found.judge.seed
-    return judge_several(*answers, known=found.nested.classes, spec=found.spec, seed=seed)
-
-
 def _apparent_point(found: Found) -> OperatingPoint | None:
     threshold = found.system.decision.threshold
     return None if threshold is None else operating_point(found.apparent >= threshold, found.labels)
@@ -254,25 +294,25 @@ def _rivals(found: Found) -> tuple[Rival, ...]:
     )
 
 
-def detect(areas: FloatArray, *, chance: float = 0.0) -> LieDetector | None:
-    """Judge the lie detector.
-
-    INVALID where the mean AUC on shuffled labels is above 0.5 beyond chance (t interval at 95 %), or the runs' own spread (mean and two
-    standard deviations) lies below it. Cross-validation is a little pessimistic without a signal, so a mean just below 0.5 is no fault.
+def detect(areas: FloatArray, *, chance: float = 0.0, explained: float = 0.5) -> LieDetector | None:
+    """Judge the lie detector: INVALID where the interval of the mean AUC (t, 95 %) lies above 0.5 or below ``explained``.
 
     Parameters
     ----------
     chance : standard deviation of an AUC of random scores. A few areas may lie closer together by luck; they are not believed to.
+    explained : how low an honest recipe falls, see :func:`pipelines.training.nested.area_of_prevalence`.
     """
     if len(areas) < 2:
         return None
     mean, spread = float(areas.mean()), max(float(areas.std(ddof=1)), chance)
     half = float(stats.t.ppf(0.975, len(areas) - 1)) * spread / np.sqrt(len(areas))
-    valid = mean - half <= 0.5 <= mean + 2 * spread
+    interval = Interval(float(mean - half), float(mean + half), "t, over shufflings")
     fault = "finds a signal where there is none: nothing it says of the true labels can be believed"
-    finds = "finds nothing, as it should" if valid else fault
+    below = f"falls below {explained:.3f}, further than knowing nothing explains: labels reach it the wrong way round"
+    finds = fault if interval.low > 0.5 else below if interval.high < explained else "finds nothing, as it should"
+    valid = interval.low <= 0.5 and interval.high >= explained
     words = f"On {len(areas)} shufflings of the labels the whole recipe {finds}."
-    return LieDetector(tuple(areas.tolist()), mean, Interval(float(mean - half), float(mean + half), "t, over shufflings"), valid, words)
+    return LieDetector(tuple(areas.tolist()), mean, interval, valid, words, explained)
 
 
 def deviation_by_chance(labels: Labels) -> float:

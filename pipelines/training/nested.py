@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,15 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from threadpoolctl import threadpool_limits
 
 from pipelines.recipe import Lasso, Pca, Recipe
-from pipelines.training.answers import Answer, Answers, Task, read_answer, write_answer
+from pipelines.training.answers import Answer, Answers, Said, Task, read_answer, write_answer
 from pipelines.training.discrimination import area
-from pipelines.training.recipe import System, fit
+from pipelines.training.recipe import Stage, System, fit
 from pipelines.training.select import Labels
 from pipelines.training.table import Rows, Table
 from pipelines.types import FloatArray
 
 FOLDS = 5  # of the outer cross-validation
+WHOLE_SHUFFLINGS = 2  # through every classifier of the recipe
 PAPER_TEST_SHARE = 0.3  # of the patients, in the single split of [PLNM] and [LVSI]
 Progress = Callable[[str], None]
 
@@ -66,19 +67,33 @@ class Narrowed:
 
 @dataclass(frozen=True, eq=False)
 class Nested:
-    """Out-of-fold answers of a repeated cross-validation; arrays are (repeats, patients) or (repeats, patients, classes).
+    """Out-of-fold answers of a repeated cross-validation, (repeats, patients, ...): the decision's and its ``imaging_only``'s (``alone``).
 
     ``selected`` are the features of each fold's model, ``families`` the classifiers chosen, ``folds`` (repeats, patients) which fold
     judged a patient.
     """
 
     classes: tuple[int, ...]
-    probabilities: FloatArray
-    calls: NDArray[np.int64]
-    plausible: NDArray[np.bool_]
+    said: Said
+    alone: Said | None
     selected: tuple[tuple[str, ...], ...]
     families: tuple[str, ...]
     folds: NDArray[np.int64]
+
+    @property
+    def probabilities(self) -> FloatArray:
+        """The decision's, (repeats, patients) or (repeats, patients, classes)."""
+        return self.said.probabilities
+
+    @property
+    def calls(self) -> NDArray[np.int64]:
+        """The decision's, (repeats, patients)."""
+        return self.said.calls
+
+    @property
+    def plausible(self) -> NDArray[np.bool_]:
+        """Whether the decision's conformal sets hold each class, (repeats, patients, classes)."""
+        return self.said.plausible
 
 
 @dataclass(frozen=True)
@@ -104,13 +119,17 @@ class Judge:
         return _collect(answers, parts, list(self._run(tasks, what)))
 
     def permuted(self, n: int) -> FloatArray:
-        """Return the AUC (n,) of the whole recipe on labels that were shuffled among the patients: it ought to be 0.5."""
+        """Return the AUC (n,) of the whole recipe on labels that were shuffled among the patients: it ought to be 0.5.
+
+        The first two shufflings go through all of its classifiers, the others through the first.
+        """
         rng = np.random.default_rng([self.seed, 17])
         first = self.recipe.classifiers[:1]
         areas = []
         for i in range(n):
             shuffled = rng.permutation(self.labels)
-            result = self.nested(repeats=1, labels=shuffled, families=first, what=f"shuffled labels {i + 1} of {n}")
+            families = None if i < WHOLE_SHUFFLINGS else first
+            result = self.nested(repeats=1, labels=shuffled, families=families, what=f"shuffled labels {i + 1} of {n}")
             areas.append(mean_area(result, shuffled))
         return np.array(areas)
 
@@ -165,6 +184,19 @@ def outer_folds(labels: Labels, *, seed: int) -> list[tuple[Rows, Rows]]:
     return list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(labels, labels))
 
 
+def area_of_prevalence(labels: Labels, *, seed: int) -> float:
+    """Return the AUC, in the outer folds of one repeat, of a model that knows how common each class is among its training patients.
+
+    That is all that an honest recipe learns where there is nothing to learn, and it is a little worse than chance: a fold with more cases
+    than its share leaves fewer to train on, so its patients get lower probabilities than the others.
+    """
+    classes = np.unique(labels)
+    probabilities = np.zeros((len(labels), len(classes)))
+    for train, test in outer_folds(labels, seed=seed):
+        probabilities[test] = (labels[train][:, None] == classes).mean(axis=0)
+    return area_of(probabilities if len(classes) > 2 else probabilities[:, 1], labels, [int(c) for c in classes])
+
+
 def can_judge(recipe: Recipe, counts: Sequence[int]) -> bool:
     """Tell whether a cohort with so many patients of each class can be judged: within every fold each step has what it needs."""
     nested = [n - math.ceil(n / FOLDS) for n in counts]
@@ -204,32 +236,55 @@ def judge(task: Task) -> Answer:
     """Fit one model and ask it."""
     with threadpool_limits(1):  # as in the other processes: the same sums in the same order
         system = fit(task.recipe, task.train, task.labels, seed=task.seed, second=task.second, families=task.families)
-    probabilities, decision = system.predict(task.test), system.decision
-    n = len(task.test)
-    if decision.threshold is None or decision.conformal is None:
-        calls = np.array(decision.classes)[probabilities.argmax(axis=1)]
-        plausible = np.ones((n, 2), dtype=bool)
+    decision, alone = system.decision, system.imaging_only
+    said = _ask(decision, system.predict(task.test))
+    return Answer(
+        said,
+        _ask(alone, alone.predict(task.test)) if alone else None,
+        _selected(system),
+        decision.classes,
+        (system.score or decision).family,
+    )
+
+
+def _ask(stage: Stage, probabilities: FloatArray) -> Said:
+    assert stage.conformal is not None  # every fit has one
+    if stage.threshold is None:
+        calls = np.array(stage.classes, dtype=np.int64)[probabilities.argmax(axis=1)]
     else:
-        calls = (probabilities >= decision.threshold).astype(np.int64)
-        plausible = np.column_stack([probabilities <= decision.conformal.negative_to, probabilities >= decision.conformal.positive_from])
-    return Answer(probabilities, calls, plausible, _selected(system), decision.classes, (system.score or decision).family)
+        calls = (probabilities >= stage.threshold).astype(np.int64)
+    sensitive = np.array([probabilities >= t for t in stage.sensitive], dtype=bool).reshape(len(stage.sensitive), len(calls)).T
+    return Said(probabilities, calls, stage.conformal.holds(probabilities), sensitive)
 
 
 def _collect(labels: Labels, parts: Sequence[Sequence[tuple[Rows, Rows]]], answers: Sequence[Answer]) -> Nested:
-    classes = answers[0].classes
-    shape = (len(parts), len(labels))
-    several = answers[0].probabilities.ndim == 2
-    probabilities = np.zeros((*shape, len(classes)) if several else shape)
-    calls, folds = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    plausible = np.zeros((*shape, 2), dtype=bool)
-    given = iter(answers)
+    folds = np.zeros((len(parts), len(labels)), dtype=np.int64)
     for repeat, split in enumerate(parts):
         for number, (_, test) in enumerate(split):
-            answer = next(given)
-            probabilities[repeat, test], calls[repeat, test] = answer.probabilities, answer.calls
-            plausible[repeat, test], folds[repeat, test] = answer.plausible, number
-    selected, families = tuple(a.selected for a in answers), tuple(a.family for a in answers)
-    return Nested(classes, probabilities, calls, plausible, selected, families, folds)
+            folds[repeat, test] = number
+    told = [a.alone for a in answers if a.alone]
+    return Nested(
+        answers[0].classes,
+        _gather(parts, [a.said for a in answers]),
+        _gather(parts, told) if told else None,
+        tuple(a.selected for a in answers),
+        tuple(a.family for a in answers),
+        folds,
+    )
+
+
+def _gather(parts: Sequence[Sequence[tuple[Rows, Rows]]], said: Sequence[Said]) -> Said:
+    """Put what was said of the test part of every fold in the patients' order, a row per repeat."""
+
+    def spread(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        made = np.zeros((len(parts), sum(len(test) for _, test in parts[0]), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+        given = iter(arrays)
+        for repeat, split in enumerate(parts):
+            for _, test in split:
+                made[repeat, test] = next(given)
+        return made
+
+    return Said(*(spread(arrays) for arrays in zip(*said, strict=True)))
 
 
 def _selected(system: System) -> tuple[str, ...]:

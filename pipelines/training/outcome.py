@@ -100,13 +100,17 @@ class SiteLeftOut:
 
 @dataclass(frozen=True, slots=True)
 class LieDetector:
-    """The whole recipe on shuffled labels. ``valid`` unless its AUC shows that the recipe finds a signal where there is none."""
+    """The whole recipe on shuffled labels. ``valid`` unless its AUC shows that the recipe finds a signal where there is none.
+
+    ``explained`` is the AUC, below 0.5, of knowing nothing but how common the label is in the same folds; a recipe may fall as low.
+    """
 
     areas: tuple[float, ...]
     mean: float
     interval: Interval
     valid: bool
     words: str
+    explained: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
@@ -35,9 +36,22 @@ class Rule:
     positive_from: float
     negative_to: float
 
-    def covers(self, probabilities: FloatArray, labels: Labels) -> FloatArray:
-        """Tell for each patient whether the set holds the truth."""
-        return np.where(labels == 1, probabilities >= self.positive_from, probabilities <= self.negative_to)
+    def holds(self, probabilities: FloatArray) -> NDArray[np.bool_]:
+        """Tell of probabilities (n,) whether the set holds negative and positive, (n, 2)."""
+        return np.column_stack([probabilities <= self.negative_to, probabilities >= self.positive_from])
+
+
+@dataclass(frozen=True)
+class ClassRule:
+    """The same of several classes: each is plausible from a probability of its own on, the most probable one always."""
+
+    coverage: float
+    plausible_from: tuple[float, ...]
+
+    def holds(self, probabilities: FloatArray) -> NDArray[np.bool_]:
+        """Tell of probabilities (n, classes) whether the set holds each class, (n, classes)."""
+        first = probabilities.argmax(axis=1)[:, None] == np.arange(probabilities.shape[1])
+        return np.asarray((probabilities >= np.array(self.plausible_from)) | first)
 
 
 def calibrate(log_odds: FloatArray, labels: Labels) -> Calibration:
@@ -68,6 +82,15 @@ def conformal_rule(probabilities: FloatArray, labels: Labels, *, coverage: float
     """
     cases, controls = np.sort(probabilities[labels == 1]), np.sort(probabilities[labels == 0])[::-1]
     return Rule(coverage, _limit(cases, coverage, 0.0), _limit(controls, coverage, 1.0))
+
+
+def class_conformal_rule(probabilities: FloatArray, labels: Labels, *, classes: Labels, coverage: float) -> ClassRule:
+    """Return the rule that covers each class at ``coverage``, from probabilities (n, classes) of patients unseen by their model.
+
+    A class with fewer than ten patients (at 0.9) can never be excluded: so few cannot tell how low its probability may be.
+    """
+    limits = (_limit(np.sort(probabilities[labels == c, k]), coverage, 0.0) for k, c in enumerate(classes))
+    return ClassRule(coverage, tuple(limits))
 
 
 def _limit(by_surprise: FloatArray, coverage: float, everything: float) -> float:

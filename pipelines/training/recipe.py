@@ -24,16 +24,17 @@ from pipelines.models.session import Float32Array
 from pipelines.recipe import Decorrelate, Lasso, MannWhitney, Mrmr, Pca, Rank, Recipe, Repeatable, Rfe, Step
 from pipelines.training import select
 from pipelines.training.classifiers import FAMILIES, Fitted
-from pipelines.training.operating_point import youden_threshold
+from pipelines.training.operating_point import sensitivity_threshold, youden_threshold
 from pipelines.training.oversample import prior_odds, smote
-from pipelines.training.platt import Calibration, Rule, calibrate, conformal_rule
+from pipelines.training.platt import Calibration, ClassRule, Rule, calibrate, class_conformal_rule, conformal_rule
 from pipelines.training.select import Labels, LassoPath, Projection, Scaling, apply_scaling, fit_scaling
 from pipelines.training.table import Rows, Table, block_of, role_of
 from pipelines.types import FloatArray
 
 THRESHOLD_RULE = "Youden index on out-of-fold probabilities of the training patients"
 MOST_PROBABLE = "the most probable class"
-COVERAGE = 0.9  # of the conformal sets, aimed at for either class
+COVERAGE = 0.9  # of the conformal sets, aimed at for each class
+SENSITIVITIES = (0.90, 0.95)  # for which further thresholds are chosen, for the report
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,10 @@ class Linear:
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """A fitted decision: which features, their scaling, the classifier, and for two classes calibration, threshold and conformal rule."""
+    """A fitted decision: which features, their scaling, the classifier, its conformal rule, and for two classes calibration and threshold.
+
+    ``sensitive`` are thresholds for the :data:`SENSITIVITIES`; no bundle uses them.
+    """
 
     selection: Selection
     scaling: Scaling
@@ -82,7 +86,8 @@ class Stage:
     class_odds: tuple[float, ...] = ()  # of several classes: brings them back to their prevalence
     calibration: Calibration | None = None
     threshold: float | None = None
-    conformal: Rule | None = None
+    sensitive: tuple[float, ...] = ()
+    conformal: Rule | ClassRule | None = None
 
     def standardise(self, raw: FloatArray) -> FloatArray:
         """Return z-scores (n, k) of chosen features."""
@@ -263,6 +268,7 @@ def _fit_stage(
     model = FAMILIES[name].fit(rows, answers, settings, seed)
     common: dict[str, Any] = {"selection": selection, "scaling": scaling, "model": model, "family": name, "settings": settings}
     if len(classes) > 2:
+        common["conformal"] = class_conformal_rule(unseen[best], labels, classes=classes, coverage=COVERAGE)
         return Stage(**common, classes=tuple(int(c) for c in classes), class_odds=tuple(odds.tolist())), unseen[best]
     calibration = calibrate(logit(unseen[best][:, 1]), labels)
     probabilities = calibration.apply(logit(unseen[best][:, 1]))
@@ -281,6 +287,7 @@ def _operating_point(calibration: Calibration, probabilities: FloatArray, labels
     return {
         "calibration": calibration,
         "threshold": youden_threshold(probabilities, labels),
+        "sensitive": tuple(sensitivity_threshold(probabilities, labels, s) for s in SENSITIVITIES),
         "conformal": conformal_rule(probabilities, labels, coverage=COVERAGE),
     }
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from pipelines.features import clinical
 from pipelines.recipe import Decorrelate, Lasso, Recipe
+from pipelines.training.answers import Said
 from pipelines.training.discrimination import adjust_holm, compare_paired, delong
 from pipelines.training.fusion import judge_fusion
-from pipelines.training.nested import Judge, Narrowed, Nested, Static
+from pipelines.training.nested import Judge, Nested, Static
 from pipelines.training.operating_point import operating_point
 from pipelines.training.outcome import Rival
 from pipelines.training.site_effect import Harmonised
@@ -51,27 +52,28 @@ def compare_rivals(
     fusion : compare with a Transformer fusion of the sequences, where there are several.
     """
     of_model = nested.probabilities.mean(axis=0)
-    scores: list[tuple[str, str, FloatArray, FloatArray, Nested | None]] = []  # name, words, score, what it is compared with, its calls
+    scores: list[tuple[str, str, FloatArray, FloatArray, FloatArray | None]] = []  # name, words, score, what it is compared with, its calls
 
-    def add(name: str, words: str, one: Nested, model: FloatArray = of_model) -> None:
-        scores.append((name, words, one.probabilities[0], model, one))
+    def add(name: str, words: str, one: Said, model: FloatArray = of_model) -> None:
+        scores.append((name, words, one.probabilities[0], model, one.calls[0]))
 
     scores.append(("size", "size of the roi alone", np.asarray(sizes, dtype=np.float64), of_model, None))
     if told := [name for name in table.names if name.startswith(_CLINICAL)]:
-        words = f"clinical values alone ({', '.join(judge.recipe.nomogram)}), nested"
-        add(
-            "clinical",
-            words,
-            _on_clinical(judge, table.columns(lambda name: name in told), replace(judge.recipe, steps=(), classifiers=("LR",))),
-        )
-        add("imaging", "imaging score alone, out of fold", _on_imaging(judge))
+        values, words = table.take(told), ", ".join(judge.recipe.nomogram)
+        if values.shape[1] == 1 and len(np.unique(values)) == 2:  # nothing to fit: the value is the answer
+            scores.append(("clinical", f"clinical value alone ({words}), as it is", values[:, 0], of_model, values[:, 0] == values.max()))
+        else:
+            recipe = replace(judge.recipe, steps=(), classifiers=("LR",))
+            add("clinical", f"clinical values alone ({words}), nested", _on_clinical(judge, Table(tuple(told), values), recipe))
+        assert nested.alone is not None  # who knows clinical values has a model that does without
+        add("imaging", "imaging score alone, out of fold", nested.alone)
     elif known is not None and known.names:
         titles = ", ".join(clinical.title_of(name.removeprefix(clinical.FEATURE_PREFIX)) for name in known.names)
         add("clinical", f"clinical values alone ({titles}), LightGBM as in [OLNM], nested", _on_clinical(judge, known, _CLINICAL_RECIPE))
     if sites is not None:
         harmonised = replace(judge, embedding=Harmonised(judge.embedding, sites))
         words = "the same recipe on features harmonised between sites (ComBat within each fold; the bundle is not harmonised)"
-        add("combat", words, harmonised.nested(repeats=1, what="harmonised"), nested.probabilities[0])
+        add("combat", words, harmonised.nested(repeats=1, what="harmonised").said, nested.probabilities[0])
     if fusion and len({role_of(name) for name in table.names if not name.startswith(_CLINICAL)}) > 1:
         words = "Transformer fusion of the sequences, out of fold"
         scores.append(("transformer", words, judge_fusion(judge), nested.probabilities[0], None))
@@ -84,23 +86,14 @@ def compare_rivals(
             delong(score, judge.labels),
             comparison,
             None if comparison.p is None else next(adjusted),
-            operating_point(one.calls[0], judge.labels) if one else None,
+            None if calls is None else operating_point(calls, judge.labels),
         )
-        for (name, words, score, _, one), comparison in zip(scores, compared, strict=True)
+        for (name, words, score, _, calls), comparison in zip(scores, compared, strict=True)
     )
 
 
-def _on_clinical(judge: Judge, values: Table, recipe: Recipe) -> Nested:
+def _on_clinical(judge: Judge, values: Table, recipe: Recipe) -> Said:
     """Judge a recipe on clinical values, as if they were features of images."""
     told = Table(tuple(name.replace(_CLINICAL, "TOLD:") for name in values.names), values.values)
     recipe = replace(recipe, nomogram=())
-    return replace(judge, recipe=recipe, embedding=Static(told), second=None).nested(repeats=1, what="clinical values alone")
-
-
-def _on_imaging(judge: Judge) -> Nested:
-    """Judge the recipe on what the images tell, without clinical values and without a network's answer that knows one."""
-    alone = Narrowed(judge.embedding, lambda name: not name.startswith(_CLINICAL) and not name.endswith(":cnn:h"))
-    first = judge.recipe.classifiers[:1]
-    return replace(judge, recipe=replace(judge.recipe, nomogram=()), embedding=alone).nested(
-        repeats=1, families=first, what="imaging alone"
-    )
+    return replace(judge, recipe=recipe, embedding=Static(told), second=None).nested(repeats=1, what="clinical values alone").said

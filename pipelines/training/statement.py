@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 import numpy as np
@@ -13,6 +16,7 @@ import numpy as np
 from pipelines.models.manifest import CnnModel, TensorSpec, Training
 from pipelines.spec import Cnn, Cube, PipelineSpec, Triplets
 from pipelines.training.embed import Net
+from pipelines.training.intervals import Interval
 from pipelines.training.patients import Patients
 from pipelines.training.plan import Plan
 from pipelines.types import SeriesRole
@@ -60,9 +64,19 @@ def recipe_words(spec: PipelineSpec) -> dict[str, object]:
     return plain
 
 
-def describe_training(patients: Patients, *, seed: int, metrics: Mapping[str, float]) -> Training:
-    """Return what the bundle was trained on and what came out."""
+def describe_training(
+    patients: Patients,
+    *,
+    date: datetime.date,
+    seed: int,
+    metrics: Mapping[str, float],
+    interval: Interval,
+    permuted: Sequence[float],
+    candidates: Sequence[str],
+) -> Training:
+    """Return what the bundle was trained on and what came out; ``candidates`` are the names that the recipe could choose from."""
     division = patients.division
+    scanners = Counter(patients.files[i].scanner or "not stated" for i in sorted({*division.networks, *division.judged}))
     n, others = len(division.judged), len(division.networks) if division.disjoint else 0
     what = "synthetic phantoms" if patients.synthetic else "patients of a site's cohort"
     drawing = "the networks" if patients.spec.cnn else "the segmenter"
@@ -76,6 +90,12 @@ def describe_training(patients: Patients, *, seed: int, metrics: Mapping[str, fl
         metrics={name: round(float(value), 4) for name, value in metrics.items()},
         statement=SYNTHETIC if patients.synthetic else SITE,
         sites=patients.sites,
+        date=date,
+        scanners=dict(sorted(scanners.items())),
+        nested_auc_interval=(round(interval.low, 4), round(interval.high, 4)),
+        permuted_aucs=tuple(round(float(auc), 4) for auc in permuted),
+        candidate_features=len(candidates),
+        candidate_features_sha256=hashlib.sha256("\n".join(candidates).encode()).hexdigest(),
     )
 
 

@@ -21,7 +21,7 @@ from pipelines.errors import BundleError, CohortError
 from pipelines.features import clinical
 from pipelines.models.bundle import MANIFEST, load_bundle
 from pipelines.models.golden import make_golden
-from pipelines.models.manifest import VERSION, CnnModel, Manifest
+from pipelines.models.manifest import VERSION, CnnModel, Decision, Manifest
 from pipelines.spec import Triplets
 from pipelines.systems import catalogue
 from pipelines.training import decisions, findings
@@ -31,7 +31,7 @@ from pipelines.training.cohort import read_cohort, refuse
 from pipelines.training.decisions import Roles
 from pipelines.training.embed import CrossFitted, Net, Networks, statuses
 from pipelines.training.extract import extract_cohort
-from pipelines.training.nested import Embedding, Judge, Narrowed, Static, mean_area
+from pipelines.training.nested import Embedding, Judge, Narrowed, Nested, Static, mean_area
 from pipelines.training.networks import choose_architecture
 from pipelines.training.outcome import FILE_NAME, Outcome, write_outcome
 from pipelines.training.patients import Patients, gather
@@ -98,7 +98,7 @@ def train(
         progress(f"warning: {warning}")
     run.folder.mkdir(parents=True)
     try:
-        manifest = work.write_bundle(out.name, dict(known or {}))
+        manifest = work.write_bundle(out.name, dict(known or {}), date)
         outcome = work.write_up(manifest, load_bundle(run.folder, spec).digest, date)
         written = scratch / report.name
         written.mkdir()
@@ -213,8 +213,8 @@ class _Training:
             return fit(self.run.spec.recipe, self.final_table, self.patients.labels, seed=self.run.seed, second=self.patients.second)
 
     @cached_property
-    def reduced(self) -> dict[Roles, tuple[System, float]]:
-        """The systems for studies with some of the sequences, each with its nested AUC of one repeat."""
+    def reduced(self) -> dict[Roles, tuple[System, Nested]]:
+        """The systems for studies with some of the sequences, each with its nested judgement, of one repeat."""
         made = {}
         for roles in self.run.spec.reduced:
             what = f"with {', '.join(roles)} alone"
@@ -222,10 +222,10 @@ class _Training:
             keep = partial(_is_of, roles)
             recipe = replace(self.run.spec.recipe, nomogram=())
             judge = replace(self.judge, recipe=recipe, embedding=Narrowed(self.embedding, keep))
-            auc = mean_area(judge.nested(repeats=1, what=f"nested {what}"), self.patients.labels)
+            nested = judge.nested(repeats=1, what=f"nested {what}")
             with threadpool_limits(1):
                 system = fit(recipe, self.final_table.columns(keep), self.patients.labels, seed=self.run.seed, second=self.patients.second)
-            made[roles] = system, auc
+            made[roles] = system, nested
         return made
 
     @cached_property
@@ -241,7 +241,7 @@ class _Training:
             plan=self.run.plan,
         )
 
-    def write_bundle(self, name: str, known: dict[str, float]) -> Manifest:
+    def write_bundle(self, name: str, known: dict[str, float], date: datetime.date) -> Manifest:
         """Write every file of the bundle; the manifest names each by its hash."""
         run, patients = self.run, self.patients
         trained_on, others, disjoint = patients.division
@@ -249,9 +249,11 @@ class _Training:
         unseen = others if disjoint else np.setdiff1d(others, own)
         segmenter = make_segmenter(run, [patients.files[i] for i in trained_on], [patients.rows[i] for i in unseen])
         cnns = [self._take_net(role, net) for role, net in self.nets.items()]
-        parts = decisions.write(run, self.system, self.final_table, reduced={roles: system for roles, (system, _) in self.reduced.items()})
+        parts = self._judged(
+            decisions.write(run, self.system, self.final_table, reduced={roles: system for roles, (system, _) in self.reduced.items()})
+        )
         metrics = self.found.metrics | known | {"network_n": float(len(trained_on)) if cnns else 0.0}
-        metrics |= {f"nested_auc_{'_'.join(roles)}": auc for roles, (_, auc) in self.reduced.items()}
+        metrics |= {f"nested_auc_{'_'.join(roles)}": mean_area(nested, patients.labels) for roles, (_, nested) in self.reduced.items()}
         if segmenter.dice:
             metrics["segmenter_dice"] = min(segmenter.dice.values())
         manifest = Manifest(
@@ -264,10 +266,18 @@ class _Training:
             cnns=tuple(cnns),
             projections=parts.projections,
             score=parts.score,
-            decision=parts.decision.model_copy(update={"conformal": findings.covered(parts.decision.conformal, self.found)}),
+            decision=parts.decision,
             imaging_only=parts.imaging_only,
             reduced=parts.reduced,
-            training=describe_training(patients, seed=run.seed, metrics=metrics),
+            training=describe_training(
+                patients,
+                date=date,
+                seed=run.seed,
+                metrics=metrics,
+                interval=self.found.interval,
+                permuted=self.found.permuted.tolist(),
+                candidates=self.final_table.names,
+            ),
             recipe=recipe_words(run.spec),
             parity=tuple(run.parity),
             made_with=made_with(),
@@ -277,6 +287,23 @@ class _Training:
         manifest = make_golden(run.folder, manifest)
         (run.folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return manifest
+
+    def _judged(self, parts: decisions.Parts) -> decisions.Parts:
+        """Return the decisions with the coverage of their conformal sets, each as its own nested judgement found it."""
+        nested, labels = self.found.nested, self.patients.labels
+
+        def without_clinical(one: Decision | None) -> Decision | None:
+            return findings.covered(one, nested.alone.plausible, labels) if one and nested.alone else one
+
+        return parts._replace(
+            decision=findings.covered(parts.decision, nested.plausible, labels),
+            score=without_clinical(parts.score),
+            imaging_only=without_clinical(parts.imaging_only),
+            reduced=tuple(
+                r.model_copy(update={"decision": findings.covered(r.decision, self.reduced[r.roles][1].plausible, labels)})
+                for r in parts.reduced
+            ),
+        )
 
     def _take_net(self, role: SeriesRole, net: Net) -> CnnModel:
         path, block = self.run.folder / f"cnn_{role}.onnx", self.run.spec.cnn

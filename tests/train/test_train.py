@@ -99,9 +99,21 @@ def test_bundle_is_fit_for_use_and_says_what_it_is(trained: Trained) -> None:
     assert manifest.training.n == 48 - round(0.3 * 48)
     assert sorted(p.what.split(" ")[0] for p in manifest.parity) == sorted(n for n in manifest.files if n.endswith(".onnx"))
     assert manifest.version == "t-1"
+    training, alone = manifest.training, manifest.imaging_only
+    assert (training.date, sum(training.scanners.values())) == (DATE, 48)
+    assert training.nested_auc_interval is not None
+    assert training.nested_auc_interval[0] < training.metrics["nested_auc"] < training.nested_auc_interval[1]
+    assert len(training.candidate_features_sha256 or "") == 64
+    assert {"clinical_only_auc", "clinical_only_sensitivity", "clinical_only_specificity", "imaging_only_auc"} < training.metrics.keys()
+    assert alone is not None
+    for rule in (manifest.decision.conformal, alone.conformal):
+        assert rule is not None
+        assert rule.n == training.n
+        assert len(rule.covered_each) == 2
     card = (trained.bundle / "MODEL_CARD.md").read_text()
     assert "not clinical performance" in card
     assert "Platt scaling; threshold" in card
+    assert "imaging-only decision: the set held the truth for" in card
     assert sorted(p.name for p in trained.bundle.parent.iterdir()) == ["t-1", "t-1-report"]
 
 

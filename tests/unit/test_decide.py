@@ -18,7 +18,7 @@ from pipelines.errors import InferenceError, MissingClinical, MissingSequence, N
 from pipelines.features import clinical
 from pipelines.models.bundle import Bundle
 from pipelines.models.classify import sigmoid
-from pipelines.models.manifest import FileEntry, Manifest
+from pipelines.models.manifest import ClassConformal, FileEntry, Manifest
 from pipelines.spec import PipelineSpec
 from pipelines.systems import catalogue
 from pipelines.types import SeriesRole
@@ -304,6 +304,20 @@ def test_classes_and_axes_add_up_and_absent_classes_are_named(typing: Bundle) ->
     assert "Small-cell keratinizing squamous cell carcinoma" in prediction.unpredictable
     total = decided.base_log_odds + sum(c.log_odds for c in decided.contributions)
     assert sigmoid(total) == pytest.approx(prediction.probability, abs=1e-6)
+
+
+def test_classes_that_cannot_be_excluded_are_named_with_the_most_probable_first(typing: Bundle) -> None:
+    features = {"T2W:shape:original_shape_MeshVolume": 0.8, "T2W:histogram:median": -1.1}
+    plain = _decide(TYPING, typing, features).prediction
+    assert (plain.plausible, plain.coverage) == ((), None)
+    ranked = [o.words for o in plain.outcomes if o.kind == "class"]
+    last = min(o.probability for o in plain.outcomes if o.kind == "class")
+    for limits, answers in (((0.0, 0.0, 0.0), ranked), ((1.0, 1.0, 1.0), ranked[:1]), ((last + 1e-9,) * 3, ranked[:2])):
+        rule = ClassConformal(coverage=0.9, plausible_from=limits)
+        decision = typing.manifest.decision.model_copy(update={"class_conformal": rule})
+        bundle = replace(typing, manifest=typing.manifest.model_copy(update={"decision": decision}))
+        prediction = _decide(TYPING, bundle, features).prediction
+        assert (list(prediction.plausible), prediction.coverage) == (answers, 0.9)
 
 
 def test_class_is_withheld_far_from_the_training_cases(typing: Bundle) -> None:

@@ -30,8 +30,10 @@ def lie_detector(o: Outcome) -> Markup:
         return section("Lie detector", paragraph("Not run: nobody knows whether the recipe finds signals where there are none."))
     verdict = mark("yes", "valid") if found.valid else mark("no", "INVALID")
     words = (
-        "The labels were shuffled among the patients and the whole recipe was run on them, with its first classifier. Whatever it then "
-        "finds is not there. INVALID: the mean is above 0.5 beyond chance, or the runs lie below 0.5 altogether."
+        "The labels were shuffled among the patients and the whole recipe was run on them, twice with all its classifiers, then with the "
+        "first. Whatever it finds is not there. A recipe that finds nothing learns how common the finding is in its training patients; a "
+        "fold with more cases than its share leaves fewer to train on, so its patients are given less, and the AUC comes out below 0.5: "
+        f"{number(found.explained)} in these folds. INVALID: the interval of the mean lies above 0.5, or below that."
     )
     lines = paragraph(verdict, " ", found.words, f" Mean AUC {number(found.mean)} {bounds(found.interval)}, {found.interval.method}.")
     return section("Lie detector", lines, _draw_dots(found, o.nested_auc), paragraph(words, kind="note"))
