@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Block = Literal["", "radiomics", "histogram", "shape", "cnn"]  # of features; empty means all
+Block = Literal["", "radiomics", "histogram", "shape", "cnn", "pca"]  # of features; empty means all
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,11 @@ _DIAMETER_REFERENCE_MM = 30.0
 # By system and outcome: the weights of latents in the index.
 WEIGHTS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
     "olnm_mri": {LABEL: {"size": 0.60, "heterogeneity": 0.54, "adc": 0.50, "irregularity": 0.32}},
-    "plnm_us": {LABEL: {"heterogeneity": 0.65, "echogenicity": 0.60, "irregularity": 0.47}},  # size counts through the diameter
+    # Size counts through the diameter. Little of irregularity and not all of heterogeneity can be read from one image.
+    "plnm_us": {LABEL: {"echogenicity": 0.90, "heterogeneity": 0.44}},
     "lvsi_mri": {LABEL: {"adc": 0.75, "size": 0.50, "rim": 0.43}},
     "lnm_hybrid": {LABEL: {"rim": 0.80, "heterogeneity": 0.60}},  # its crops are scaled to the tumour and do not show its size
-    "histotype_mri": {KERATINISATION: {"grain": 0.70, "t2": 0.71}, HISTOLOGY: {"heterogeneity": 1.0}},  # all of it shows on T2WI
+    "histotype_mri": {KERATINISATION: {"t2": 0.80, "size": 0.60}, HISTOLOGY: {"heterogeneity": 1.0}},  # all of it shows on T2WI
 }
 SYSTEMS = tuple(WEIGHTS)
 # Share of positive outcomes. [PLNM]: 107 of 421; [LVSI]: 92 of 155; [HSCORE]: 32 of the 141 external ones; [CRFE]: types 4, 6 and 7 with
@@ -138,6 +139,17 @@ def plantings(system: str, auc: float) -> dict[str, Planting]:
     if system not in WEIGHTS:
         raise ValueError(f"no phantom cohort for {system!r}: there is one for {', '.join(SYSTEMS)}")
     return {outcome: plant(auc, share, offset=_clinical_offset(system)) for outcome, share in PREVALENCE[system].items()}
+
+
+def best_auc(models: Mapping[str, Planting]) -> float:
+    """Return the AUC of the true risks: no score can do better in expectation. Of types it is the mean of one against the rest."""
+    if LABEL in models:
+        return models[LABEL].bayes_auc()
+    index = np.linspace(-6, 6, 601)
+    share = np.outer(norm.pdf(index), norm.pdf(index)).ravel()
+    other, adeno = (expit(models[o].intercept + models[o].slope * index) for o in (KERATINISATION, HISTOLOGY))
+    risks = [np.outer(*sides).ravel() for sides in ((1 - other, np.ones_like(index)), (other, 1 - adeno), (other, adeno))]
+    return float(np.mean([_auc(risk, share, risk) for risk in risks]))
 
 
 def planted_index(system: str, latents: Latents | UltrasoundLatents, outcome: str = LABEL) -> float:

@@ -67,6 +67,7 @@ SPEC = PipelineSpec(
             Decorrelate(0.9, on="radiomics"),
             Lasso(folds=10, on="radiomics"),
             Pca(64),
+            MannWhitney(0.05, on="pca"),
             Rfe(16),
         ),
         classifiers=("MLP", "LR", "SVM", "KNN", "RF", "ExtraTrees", "XGBoost", "LightGBM"),
