@@ -142,6 +142,7 @@ class JobOutcome(_Frozen):
     call: str | None = None
     brief: Brief | None = Field(default=None, description="what the overview of the study says of a DONE job")
     objects: tuple[OutcomeObject, ...] = ()
+    quarantined: tuple[str, ...] = Field(default=(), description="file names of objects that failed their check and are sent nowhere")
     timings_s: dict[str, float] = Field(default_factory=dict)
 
 

@@ -168,6 +168,28 @@ def test_unexpected_error_fails_without_quoting_it(bench: Bench) -> None:
     assert [ds.Modality for ds in bench.objects(outcome)] == ["SR"]
 
 
+def _name_the_frame_at_length(datasets: list[Dataset]) -> None:
+    for dataset in datasets:
+        dataset.FrameOfReferenceUID = "1." + "2" * 70  # as some anonymisers write it: more than a UID may have (PS3.5 9.1)
+
+
+@pytest.mark.filterwarnings("ignore:The value length .72. exceeds")
+def test_object_that_fails_its_check_is_quarantined_with_its_reasons_and_a_report_says_so(bench: Bench) -> None:
+    outcome = bench.run(bench.order(spoil=_name_the_frame_at_length))
+    assert (outcome.status, outcome.code) == (ResultStatus.FAILED, "RESULT")
+    (report,) = bench.objects(outcome)
+    assert report.Modality == "SR" and "FAILED" in report.SeriesDescription
+    folder = bench.store.quarantine_folder(outcome.job_id)
+    kept = json.loads((folder / "reasons.json").read_text())
+    assert sorted([*outcome.quarantined, "reasons.json"]) == sorted(p.name for p in folder.iterdir())
+    assert {"SEG", "SR", "OT"} == {pydicom.dcmread(folder / item["file"]).Modality for item in kept["objects"]}
+    seg = next(item for item in kept["objects"] if "seg" in item["file"])
+    assert any(seg["SOPInstanceUID"] in words and "FrameOfReferenceUID is longer than 64" in words for words in kept["problems"])
+    assert set(kept["problems"]) >= set(outcome.reasons[:1])
+    assert outcome.reasons[0] in [element.value for element in report.iterall() if element.keyword == "TextValue"]
+    assert report.SOPInstanceUID not in {item["SOPInstanceUID"] for item in kept["objects"]}
+
+
 def test_worker_that_died_too_often_reports_it(bench: Bench) -> None:
     order = bench.order((mr.T2W,))
     for _ in range(2):

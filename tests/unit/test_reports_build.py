@@ -15,7 +15,7 @@ from pydicom import Dataset
 from pydicom.sr._concepts_dict import concepts
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
-from pipelines.errors import ResultError
+from pipelines.errors import RejectedObjects, ResultError
 from pipelines.systems import catalogue
 from pipelines.types import BundleStatus, Code, Measurement, Refusal, RoiOrigin, SeriesRole
 from structured_reports import codes, wording
@@ -402,6 +402,58 @@ def test_check_names_object_and_attribute(
     with pytest.raises(ResultError, match=message) as caught:
         check_objects(broken, result.sources, identity=result.sources[0])
     assert broken[index].SOPInstanceUID in str(caught.value)
+
+
+_SR_ATTRIBUTES = """SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID Modality InstanceNumber Manufacturer CompletionFlag
+    VerificationFlag ContentDate ContentTime ValueType ConceptNameCodeSequence ContentSequence ContinuityOfContent ContentTemplateSequence
+    CurrentRequestedProcedureEvidenceSequence PerformedProcedureCodeSequence PatientName PatientID StudyDate"""
+_SEG_ATTRIBUTES = """SOPInstanceUID SeriesInstanceUID Modality InstanceNumber SegmentationType SegmentSequence ImageType ContentLabel
+    DimensionOrganizationSequence DimensionIndexSequence BitsAllocated BitsStored HighBit Rows NumberOfFrames SharedFunctionalGroupsSequence
+    PerFrameFunctionalGroupsSequence ManufacturerModelName DeviceSerialNumber SoftwareVersions PixelData"""
+_SC_ATTRIBUTES = """SOPClassUID SOPInstanceUID SeriesInstanceUID Modality ConversionType ImageType InstanceNumber PhotometricInterpretation
+    SamplesPerPixel Rows Columns BitsAllocated BitsStored PixelRepresentation PixelData AccessionNumber"""
+_REQUIRED = [(i, k) for i, names in ((-1, _SR_ATTRIBUTES), (-3, _SEG_ATTRIBUTES), (0, _SC_ATTRIBUTES)) for k in names.split()]
+
+
+@pytest.mark.parametrize(("index", "keyword"), _REQUIRED, ids=[f"{['SC', 'SEG', 'SR'][i % 4 % 3]} {k}" for i, k in _REQUIRED])
+def test_check_misses_every_attribute_that_the_standard_requires(result: Result, objects: list[Dataset], index: int, keyword: str) -> None:
+    broken = list(objects)
+    broken[index] = copy.deepcopy(objects[index])
+    del broken[index][keyword]
+    with pytest.raises(RejectedObjects, match=keyword) as caught:
+        check_objects(broken, result.sources, identity=result.sources[0])
+    assert caught.value.objects == tuple(broken)
+
+
+def test_check_looks_into_items(result: Result, objects: list[Dataset]) -> None:
+    broken = [copy.deepcopy(d) for d in objects]
+    number = next(item for item in _items(broken[-1]) if item.ValueType == "NUM")
+    del number.MeasuredValueSequence
+    del broken[-3].SegmentSequence[0].SegmentLabel
+    del broken[-3].PerFrameFunctionalGroupsSequence[1].PlanePositionSequence
+    broken[0].SourceImageSequence[0].ReferencedSOPClassUID = ""
+    with pytest.raises(RejectedObjects) as caught:
+        check_objects(broken, result.sources, identity=result.sources[0])
+    for words in ("MeasuredValueSequence", "SegmentSequence.SegmentLabel", "PlanePositionSequence", "ReferencedSOPClassUID is empty"):
+        assert any(words in problem for problem in caught.value.problems)
+
+
+def test_items_that_the_source_left_incomplete_are_passed_on() -> None:
+    number = Dataset()
+    number.PatientID = "T-7"  # without TypeOfPatientID, which the standard requires
+    assert all(d.OtherPatientIDsSequence[0].PatientID == "T-7" for d in make_result(OtherPatientIDsSequence=[number]).build())
+
+
+def test_check_tells_all_that_is_wrong(result: Result, objects: list[Dataset]) -> None:
+    broken = [copy.deepcopy(d) for d in objects]
+    for d in broken:
+        d.ContentQualification, d.SeriesDescription, d.PatientID = "PRODUCT", "AI result", "other"
+    with pytest.raises(RejectedObjects, match=r"; \d+ more problems$") as caught:
+        check_objects(broken, result.sources, identity=result.sources[0])
+    found = caught.value.problems
+    assert len(found) == len(set(found)) == 3 * len(broken)
+    for d in broken:
+        assert sum(d.SOPInstanceUID in problem for problem in found) == 3
 
 
 def test_check_finds_dangling_references_private_elements_and_shifted_frames(result: Result, objects: list[Dataset]) -> None:
