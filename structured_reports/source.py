@@ -10,6 +10,9 @@ import copy
 import math
 import re
 import warnings
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime
 
 import pydicom.charset
 from pydicom import DataElement, Dataset
@@ -18,6 +21,7 @@ from pydicom.multival import MultiValue
 from pydicom.valuerep import DA, TM, PersonName
 
 from pipelines.errors import ResultError
+from pipelines.imaging.elements import text
 
 # Patient, General Study, Patient Study and Clinical Trial modules: the same patient and study as the source (PS3.3 C.7.1, C.7.2).
 IDENTITY = (
@@ -84,6 +88,7 @@ _IMAGE = (
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
 )
+_MOMENTS = ("InstanceCreation", "Content", "Acquisition", "Series", "Study")  # of which a header may state date and time, best first
 # Sets of one value, which have no escape sequences and whose bytes therefore go through unchanged (PS3.3 C.12.1.1.2).
 _SINGLE = re.compile(r"|ISO_IR \d+|GB18030|GBK")
 _ASCII_SETS = ("", "ISO_IR 6")  # the latter is what an absent declaration means
@@ -126,6 +131,19 @@ def normalise_source(header: Dataset) -> Dataset:
             setattr(out, keyword, "")
     out.frame_number = getattr(header, "frame_number", None)  # of a multi-frame instance, from 1; no element
     return out
+
+
+def newest_time(headers: Iterable[Dataset]) -> datetime | None:
+    """Return when the newest of some instances was made, in the time zone of its study; ``None`` where none says so."""
+    return max((time for header in headers if (time := _time_of(header))), default=None)
+
+
+def _time_of(header: Dataset) -> datetime | None:
+    for moment in _MOMENTS:
+        date, time = (text(header, f"{moment}{part}").replace(":", "").replace(".", "") for part in ("Date", "Time"))
+        with suppress(ValueError):
+            return datetime.strptime(f"{date}{time[:6]:0<6}", "%Y%m%d%H%M%S")
+    return None
 
 
 def frame_numbers(source: Dataset) -> list[int] | None:

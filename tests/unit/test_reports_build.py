@@ -28,6 +28,7 @@ from tests.results import ADC, DIAMETER, ML, MM, MM2_S, VOLUME, Result, make_con
 # Codes of the contract that pydicom's dictionary does not carry, verified elsewhere.
 _VERIFIED_ELSEWHERE = {"371512006", "24869-0", "en", "MR", "US", "RID13", "ml", "mm", "mm2/s", "%", "1"}
 
+LATER = datetime(2026, 1, 2, 9, 30, 16, tzinfo=UTC)
 EN = load_messages("en")
 REFUSAL = Refusal("olnm_mri", "Occult lymph node metastasis (MRI)", "MISSING_SEQUENCE", ("No DWI series was found.",))
 
@@ -121,7 +122,7 @@ def test_every_code_is_short_enough_and_known(objects: list[Dataset]) -> None:
                 assert any(value in entry for entry in scheme.values()), value
 
 
-@pytest.mark.parametrize("change", ["pixel", "roi", "bundle", "station", "version", "source"])
+@pytest.mark.parametrize("change", ["pixel", "roi", "bundle", "station", "version", "source", "time"])
 def test_every_uid_changes_with_what_the_result_depends_on(result: Result, objects: list[Dataset], change: str) -> None:
     evidence, prediction, context, sources = result.evidence, result.prediction, result.context, result.sources
     if change == "pixel":
@@ -140,9 +141,10 @@ def test_every_uid_changes_with_what_the_result_depends_on(result: Result, objec
         more.SOPInstanceUID = "2.25.5"
         sources = (*sources, more)
     else:
-        context = make_context(**{"station": {"station": "OTHER"}, "version": {"version": 2}}[change])
+        context = make_context(**{"station": {"station": "OTHER"}, "version": {"version": 2}, "time": {"created_at": LATER}}[change])
     changed = Result(sources, prediction, evidence, context).build()
-    of_others = change in ("pixel", "version", "source", "bundle")  # nothing of the roi's sequence or of who drew it: the same segmentation
+    # Nothing of the roi's sequence, of who drew it or of the job: the same segmentation.
+    of_others = change in ("pixel", "version", "source", "bundle", "time")
     for before, after in zip(objects, changed, strict=True):
         same = of_others and before.SOPClassUID == SegmentationStorage
         assert (before.SOPInstanceUID == after.SOPInstanceUID) is same
@@ -171,6 +173,14 @@ def test_systems_that_use_the_same_region_have_one_segmentation(origin: RoiOrigi
     assert (first.SeriesInstanceUID == second.SeriesInstanceUID) is shared
     assert (_encode(first) == _encode(second)) is shared
     assert "TUMOUR" in first.SeriesDescription
+
+
+def test_segmentation_of_images_without_a_date_is_of_its_job() -> None:
+    dates = ("StudyDate", "StudyTime", "SeriesDate", "SeriesTime", "ContentDate", "ContentTime", "AcquisitionDate", "AcquisitionTime")
+    result = make_result(**dict.fromkeys(dates))
+    later = replace(result, context=make_context(created_at=LATER))
+    first, second = (next(d for d in r.build() if d.Modality == "SEG") for r in (result, later))
+    assert (first.ContentTime, second.ContentTime) == ("093015", "093016") and first.SOPInstanceUID != second.SOPInstanceUID
 
 
 def test_later_versions_keep_the_segmentation_of_the_region_that_the_bundle_drew(result: Result, objects: list[Dataset]) -> None:
@@ -219,14 +229,17 @@ def test_mark_comes_before_everything_that_was_found(result: Result, objects: li
 def test_time_is_that_of_the_node_where_the_source_declares_no_zone(result: Result) -> None:
     local = datetime(2026, 1, 3, 4, 0, tzinfo=timezone(timedelta(hours=8)))
     built = Result(result.sources, result.prediction, result.evidence, make_context(created_at=local)).build()
-    assert {(d.ContentDate, d.ContentTime) for d in built} == {("20260103", "040000")}
-    assert {d.ContributingEquipmentSequence[-1].ContributionDateTime for d in built} == {"20260103040000+0800"}
+    ours, seg = [d for d in built if d.Modality != "SEG"], next(d for d in built if d.Modality == "SEG")
+    assert {(d.ContentDate, d.ContentTime) for d in ours} == {("20260103", "040000")}
+    assert {d.ContributingEquipmentSequence[-1].ContributionDateTime for d in ours} == {"20260103040000+0800"}
+    assert (seg.ContentDate, seg.ContentTime) == (result.sources[0].ContentDate, result.sources[0].ContentTime)
+    assert seg.ContributingEquipmentSequence[-1].ContributionDateTime == "20260101102000"
 
 
 def test_dates_are_in_the_time_zone_of_the_source() -> None:
     result = make_result(TimezoneOffsetFromUTC="+0800")
     late = Result(result.sources, result.prediction, result.evidence, make_context(created_at=datetime(2026, 1, 2, 20, 0, tzinfo=UTC)))
-    assert {(d.ContentDate, d.ContentTime) for d in late.build()} == {("20260103", "040000")}
+    assert {(d.ContentDate, d.ContentTime) for d in late.build() if d.Modality != "SEG"} == {("20260103", "040000")}
 
 
 @pytest.mark.parametrize(
