@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmwrite
+from pydicom.datadict import dictionary_VR
 from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage
 
 from pipelines.errors import RejectedObjects
@@ -20,12 +22,12 @@ from pipelines.types import FloatArray
 from structured_reports import codes
 from structured_reports.attributes import KEY_SLICE
 from structured_reports.iod import missing_attributes
-from structured_reports.source import IDENTITY, declared_character_set, has_plain_identity, name_bytes, normalise_source
+from structured_reports.received import TEXT_VRS, received_bytes, written_bytes
+from structured_reports.source import IDENTITY, declared_character_set, has_plain_identity, normalise_source
 from structured_reports.variants import REPORT_CLASSES
 
 _GEOMETRY_TOLERANCE = 1e-3  # mm, or a direction cosine's difference
 _PATIENT_AND_STUDY = ("PatientID", "StudyInstanceUID")
-_NAMES = ("PatientName", "ReferringPhysicianName")
 _MEASUREMENT_GROUP = "125007"  # DCM, TID 1501, 1410, 1411
 _MAX_UID = 64  # characters, PS3.5 9.1
 _BROKEN = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError)  # what a look at a broken object may run into
@@ -53,8 +55,11 @@ def check_objects(objects: Sequence[Dataset], sources: Sequence[Dataset], *, ide
     RejectedObjects
         Every problem names the object and the attribute.
     """
-    normalised = [normalise_source(source) for source in sources]
-    if problems := list(_all_problems(objects, normalised, normalise_source(identity))):
+    normalised, anchor = [normalise_source(source) for source in sources], normalise_source(identity)
+    received = received_bytes(identity, IDENTITY) if declared_character_set(identity) == declared_character_set(anchor) else {}
+    with _no_warnings():
+        problems = list(_all_problems(objects, normalised, anchor, received))
+    if problems:
         raise RejectedObjects(objects, problems)
 
 
@@ -68,8 +73,10 @@ def check_variant(variant: Dataset, report: Dataset) -> None:
     RejectedObjects
         Every problem names the attribute.
     """
-    references = {str(e.value) for e in report.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
-    problems = list(_problems_of(variant, report, [], references))
+    received = received_bytes(report, IDENTITY)
+    with _no_warnings():
+        references = {str(e.value) for e in report.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
+        problems = list(_problems_of(variant, report, [], references, received))
     for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"):
         if variant.get(keyword) == report.get(keyword):
             problems.append(_name(variant, f"{keyword} is that of the report that it was made of"))
@@ -77,7 +84,7 @@ def check_variant(variant: Dataset, report: Dataset) -> None:
         raise RejectedObjects([variant], problems)
 
 
-def _all_problems(objects: Sequence[Dataset], sources: Sequence[Dataset], anchor: Dataset) -> Problems:
+def _all_problems(objects: Sequence[Dataset], sources: Sequence[Dataset], anchor: Dataset, received: Mapping[str, bytes]) -> Problems:
     if not objects:
         yield "there is no object to send"
     for source in sources:
@@ -87,13 +94,14 @@ def _all_problems(objects: Sequence[Dataset], sources: Sequence[Dataset], anchor
     if len({d.get("SOPInstanceUID") for d in objects}) < len(objects):
         yield "two result objects have the same SOPInstanceUID"
     for d in objects:
-        yield from _problems_of(d, anchor, sources, known)
+        yield from _problems_of(d, anchor, sources, known, received)
     yield from _check_tracking(objects)
 
 
-def _problems_of(d: Dataset, anchor: Dataset, sources: Sequence[Dataset], known: set[str]) -> Problems:
+def _problems_of(d: Dataset, anchor: Dataset, sources: Sequence[Dataset], known: set[str], received: Mapping[str, bytes]) -> Problems:
     """Yield what is wrong with one object; a look at it that fails is a problem, too. Without sources its geometry is not looked at."""
     looks = {
+        "text": _check_text(d, anchor, received),  # first: it wants names that were not decoded yet
         "attributes": missing_attributes(d),
         "identity": _check_identity(d, anchor),
         "flags": _check_flags(d),
@@ -102,13 +110,19 @@ def _problems_of(d: Dataset, anchor: Dataset, sources: Sequence[Dataset], known:
     }
     if sources:
         looks["content"] = _check_content(d, sources)
+    for what, problems in looks.items():
+        try:
+            yield from (_name(d, problem) for problem in problems)
+        except _BROKEN as error:
+            yield _name(d, f"its {what} cannot be checked ({type(error).__name__})")
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Keep quiet about names that cannot be decoded: they are passed on as they came, and flagged."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a name that cannot be decoded is passed on as it came, and flagged
-        for what, problems in looks.items():
-            try:
-                yield from (_name(d, problem) for problem in problems)
-            except _BROKEN as error:
-                yield _name(d, f"its {what} cannot be checked ({type(error).__name__})")
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _name(d: Dataset, problem: str) -> str:
@@ -124,15 +138,22 @@ def _check_content(d: Dataset, sources: Sequence[Dataset]) -> Problems:
         yield from _check_report(d, sources)
 
 
+def _check_text(d: Dataset, source: Dataset, received: Mapping[str, bytes]) -> Problems:
+    """Hold names and identifiers against the bytes of the source's file, or, where those are not to be had, against its header."""
+    if declared_character_set(d) != declared_character_set(source):
+        return
+    for keyword in (k for k in IDENTITY if dictionary_VR(k) in TEXT_VRS):
+        expected = received[keyword] if keyword in received else written_bytes(source, keyword)
+        if written_bytes(d, keyword) != expected:
+            yield f"{keyword} has other bytes than the source"
+
+
 def _check_identity(d: Dataset, source: Dataset) -> Problems:
     if declared_character_set(d) != declared_character_set(source) and not has_plain_identity(source):
         yield "SpecificCharacterSet differs from the source, whose text is not plain ASCII"
     for keyword in IDENTITY:
         if d.get(keyword) != source.get(keyword):
             yield f"{keyword} differs from the source"
-    for keyword in _NAMES:
-        if name_bytes(d, keyword) != name_bytes(source, keyword):
-            yield f"{keyword} has other bytes than the source"
 
 
 def _check_flags(d: Dataset) -> Problems:
