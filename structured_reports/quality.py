@@ -34,6 +34,11 @@ class Quality:
     flags: tuple[str, ...]
     omitted: tuple[str, ...]
 
+    @property
+    def missing(self) -> str:
+        """What a report lacks of its planned content, for its Completion Flag Description; empty where it is complete."""
+        return f"{len(self.omitted)} planned numbers are left out, see the QC group" if self.omitted else ""
+
 
 def judge(prediction: Prediction, evidence: Evidence, source: Dataset, say: Messages) -> Quality:
     """Return what stands in the way of relying on a result. ``source`` is a normalised header of the study."""

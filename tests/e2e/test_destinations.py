@@ -353,6 +353,22 @@ def test_destination_that_shows_nothing_is_not_activated(site: Site, pacs: Pacs)
     assert site.events() == ["DESTINATION_ANSWERED"]
 
 
+@pytest.mark.parametrize("change", ["port", "report"])
+def test_title_with_another_address_or_report_is_not_in_use_yet(site: Site, pacs: Pacs, change: str) -> None:
+    pacs.refuse = {*(REPORTS - {ComprehensiveSRStorage}), SecondaryCaptureImageStorage} if change == "report" else set()
+    pacs.start()
+    Destinations(site.settings, ledger=site.ledger).activate()
+    other = Pacs()
+    other.refuse = {*REPORTS, SecondaryCaptureImageStorage}
+    other.start()
+    try:
+        site.restart(**{"port": {"port": other.port}, "report": {"report": "text"}}[change])
+        with pytest.raises(ConfigError, match="a radiologist would see nothing there"):
+            Destinations(site.settings, ledger=site.ledger).activate()
+    finally:
+        other.stop()
+
+
 def test_destination_in_use_that_goes_blind_does_not_stop_the_node(site: Site, pacs: Pacs, caplog: pytest.LogCaptureFixture) -> None:
     pacs.start()
     Destinations(site.settings, ledger=site.ledger).activate()

@@ -88,6 +88,10 @@ def test_report_holds_the_numbers_of_the_prediction(objects: list[Dataset]) -> N
     assert sum(name.startswith("SHAP.") for name in found) == 5
 
 
+def test_reports_with_all_that_was_planned_are_complete(objects: list[Dataset]) -> None:
+    assert [(d.CompletionFlag, "CompletionFlagDescription" in d) for d in objects if d.Modality == "SR"] == [("COMPLETE", False)] * 2
+
+
 def test_report_and_segmentation_track_the_same_tumour(objects: list[Dataset]) -> None:
     tracked = {item.UID for item in _items(objects[-1]) if item.ValueType == "UIDREF"}
     assert objects[-3].SegmentSequence[0].TrackingUID in tracked
@@ -297,6 +301,7 @@ def test_extreme_numbers_are_written_and_those_that_are_none_are_named() -> None
     report = make_result(measurements=measurements).build()[-1]
     found = numbers(report)
     assert (found["118565006"][0], found["113041"][0], found["103339001"][0]) == (10.56, 1e-17, 1e20)
+    assert (report.CompletionFlag, report.CompletionFlagDescription) == ("PARTIAL", "2 planned numbers are left out, see the QC group")
     assert "L0JK" not in found
     assert "Maximum 3D diameter: not a finite number" in texts(report)
     assert "Short axis: not a finite number" in texts(report)
@@ -391,6 +396,7 @@ def test_unknown_refusal_code_is_reported_as_technical_failure(result: Result) -
     (report,) = result.refuse(Refusal("olnm_mri", "Occult", "BUNDLE", ("The bundle is damaged.",), failed=True))
     assert "R.FAILURE" in {i.ConceptCodeSequence[0].CodeValue for i in _items(report) if i.ValueType == "CODE"}
     assert report.SeriesDescription == "[RUO] OLNM FAILED"
+    assert (report.CompletionFlag, report.CompletionFlagDescription) == ("PARTIAL", "FAILED: there is no result")
 
 
 @pytest.mark.parametrize(
