@@ -50,7 +50,9 @@ def show_job(args: Namespace) -> int:
         job = _find(ledger, args.job)
         deliveries = ledger.deliveries(job.order.job_id)
         trail = ledger.audit_trail(job_id=job.order.job_id)
+    quarantine = StudyStore(settings_of(args).node.storage_root).quarantine_folder(job.order.job_id)
     shown = _as_json(job) | {
+        "quarantine": str(quarantine) if quarantine.is_dir() else None,
         "deliveries": [{"to": d.destination, "object": d.sop_instance_uid, "state": d.state, "detail": d.detail} for d in deliveries],
         "audit": [{"at": _iso(a.at), "event": a.event, "actor": a.actor, "detail": a.detail} for a in trail],
     }

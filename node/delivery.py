@@ -2,11 +2,12 @@
 
 What a peer has accepted is written down at once and never sent again. A peer that is down is tried for ever, with growing pauses; one that
 does not take a kind of object gets the others. A report goes as the richest SOP class that the peer takes; the choice is written down
-before it is sent.
+before it is sent. A file that is not what the worker wrote is not sent, nor is the rest of its result.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from io import BytesIO
@@ -25,14 +26,17 @@ from node.jobs import JobState, OutcomeObject
 from node.log import fields
 from node.storage.files import StudyStore
 from node.storage.ledger import Ledger
+from node.storage.objects import encode
 from node.storage.records import Delivery, DeliveryState, Job
-from pipelines.errors import InputError, TransportError
+from pipelines.errors import InputError, ResultError, TransportError
+from structured_reports.check import check_variant
 from structured_reports.variants import REPORT_CLASSES, convert, convertible_classes
 
 _EVENTS = {
     DeliveryState.ACCEPTED: AuditEvent.RESULT_DELIVERED,
     DeliveryState.OMITTED: AuditEvent.RESULT_OMITTED,
     DeliveryState.REJECTED: AuditEvent.RESULT_REJECTED,
+    DeliveryState.WITHHELD: AuditEvent.RESULT_WITHHELD,
 }
 _READABLE = {*REPORT_CLASSES, SecondaryCaptureImageStorage}  # what a radiologist can read in a plain viewer
 
@@ -61,6 +65,10 @@ class Deliverer:
 
     def _send(self, job_id: str, destination: str, items: Sequence[Delivery], now: float) -> None:
         stored = _objects(self._ledger.job(job_id))
+        if changed := [item.path for item in stored if not self._is_unchanged(job_id, item)]:
+            for item in items:
+                self._end(item, DeliveryState.WITHHELD, f"{', '.join(changed)} changed since the result was made")
+            return
         failed = []
         try:
             peer = self._peer(destination)
@@ -72,7 +80,11 @@ class Deliverer:
                     if not is_wanted(peer, self._header(item, stored[item.position])):
                         self._ledger.record_delivery(item, DeliveryState.UNWANTED, detail="its settings leave this object out")
                         continue
-                    chosen, sent = self._hand_over(association, item, stored[item.position], peer)
+                    try:
+                        chosen, sent = self._hand_over(association, item, stored[item.position], peer)
+                    except ResultError as error:
+                        self._end(item, DeliveryState.WITHHELD, str(error))
+                        continue
                     self._record_answer(chosen, sent)
                     failed += [sent.detail] if sent.answer is Answer.FAILED else []
         except TransportError as error:
@@ -81,6 +93,13 @@ class Deliverer:
             for item in items:
                 self._end(item, DeliveryState.REJECTED, f"cannot be sent: {error}")
         self._pause(destination, now, failed)
+
+    def _is_unchanged(self, job_id: str, stored: OutcomeObject) -> bool:
+        try:
+            content = (self._store.result_folder(job_id) / stored.path).read_bytes()
+        except OSError:
+            return False
+        return hashlib.sha256(content).hexdigest() == stored.sha256
 
     def _hand_over(self, association: StoreAssociation, item: Delivery, stored: OutcomeObject, peer: Peer) -> tuple[Delivery, Sent]:
         """Send one object, a report as the first SOP class that the peer takes; return what was chosen and the answer."""
@@ -108,17 +127,25 @@ class Deliverer:
         return list(dict.fromkeys([*([before] if before else []), *chain]))
 
     def _choose(self, item: Delivery, stored: OutcomeObject, sop_class: str) -> Delivery:
-        """Have a report go out as this SOP class, and write that down."""
+        """Have a report go out as this SOP class, and write that down.
+
+        Raises
+        ------
+        ResultError
+            The variant fails its check, or the stored one is another.
+        """
         folder = self._store.result_folder(item.job_id)
         name, uid = stored.path, stored.sop_instance_uid
         if sop_class != stored.sop_class_uid:
             name = _variant_name(stored.path, sop_class)
-            variant = convert(pydicom.dcmread(folder / stored.path), sop_class)
+            content = encode(convert(pydicom.dcmread(folder / stored.path), sop_class))
+            variant = pydicom.dcmread(BytesIO(content))
             uid = str(variant.SOPInstanceUID)
+            check_variant(variant, pydicom.dcmread(folder / stored.path))
             if not (folder / name).exists():
-                buffer = BytesIO()
-                pydicom.dcmwrite(buffer, variant, enforce_file_format=True)
-                self._store.keep_variant(item.job_id, name, buffer.getvalue())
+                self._store.keep_variant(item.job_id, name, content)
+            elif (folder / name).read_bytes() != content:
+                raise ResultError(f"{name} changed since it was made")
         return item if item.path == name else self._ledger.redirect_delivery(item, name, uid)
 
     def _pause(self, destination: str, now: float, failed: Sequence[str]) -> None:
@@ -179,6 +206,8 @@ class Deliverer:
         omitted, taken = by_state[DeliveryState.OMITTED], by_state[DeliveryState.ACCEPTED]
         if rejected := by_state[DeliveryState.REJECTED]:
             return f"{destination} rejected {len(rejected)} of {len(items)} objects", []
+        if withheld := by_state[DeliveryState.WITHHELD]:
+            return f"{len(withheld)} of {len(items)} objects were not sent to {destination}: {withheld[0].detail}", []
         if omitted and not taken:
             return f"{destination} accepts none of the {len(items)} objects", []
         peer = self._settings.peer(destination)

@@ -30,6 +30,11 @@ def address_of(peer: Peer) -> Address:
     return Address(peer.ae_title, peer.host, peer.port)
 
 
+def _key(peer: Peer) -> str:
+    """Return what an answer belongs to: a title at another address, or to get another kind of report, has not answered yet."""
+    return f"{address_of(peer)} {peer.report}"
+
+
 def richest_report(peer: Peer) -> str:
     """Return the SOP class of the richest report that a peer is to get."""
     return _REPORTS[peer.report]
@@ -105,12 +110,13 @@ class Destinations:
         """Take note of what a peer takes, aloud if that is news."""
         if is_blind(peer, profile):
             log.error("destination shows nothing", extra=fields(destination=peer.ae_title, reason=describe_blindness(peer)))
-        before = self._last.get(peer.ae_title) or self._kept(peer)
-        self._last[peer.ae_title] = profile
+        key = _key(peer)
+        before = self._last.get(key) or self._kept(peer)
+        self._last[key] = profile
         if profile == before:
             return
         if not is_blind(peer, profile):
-            self._ledger.record_destination(peer.ae_title, json.dumps(profile.to_json()))
+            self._ledger.record_destination(key, json.dumps(profile.to_json()))
         event = AuditEvent.DESTINATION_CHANGED if before else AuditEvent.DESTINATION_ANSWERED
         record(self._ledger, event, actor=peer.ae_title, detail=profile.words())
         log.info("destination answered", extra=fields(destination=peer.ae_title, answer=profile.words()))
@@ -124,7 +130,7 @@ class Destinations:
                 log.warning("destination not reached", extra=fields(destination=peer.ae_title, reason=str(answer)))
 
     def _kept(self, peer: Peer) -> Profile | None:
-        kept = self._ledger.destination(peer.ae_title)
+        kept = self._ledger.destination(_key(peer))
         return Profile.from_json(json.loads(kept)) if kept else None
 
     def _is_in_use(self, peer: Peer) -> bool:

@@ -67,6 +67,8 @@ class Dispatcher:
         if outcome is None:
             return
         self._ledger.accept_outcome(outcome)
+        if outcome.quarantined:
+            self._record(job, AuditEvent.RESULT_QUARANTINED, f"{len(outcome.quarantined)} objects: {'; '.join(outcome.reasons)}")
         self._claims.remove(job.order.job_id)
         self._missing_since.pop(job.order.job_id, None)
         log.info("outcome collected", extra=fields(job=job.order.job_id, status=outcome.status, code=outcome.code))
@@ -101,16 +103,12 @@ class Dispatcher:
         detail = f"{attempts} attempts ended without a result, and without a worker that could report why"
         self._ledger.move(job.order.job_id, JobState.FAILED, detail=detail)
         self._claims.remove(job.order.job_id)
-        order = job.order
-        record(
-            self._ledger,
-            AuditEvent.JOB_ENDED,
-            actor=self._ae_title,
-            study_instance_uid=order.study_instance_uid,
-            job_id=order.job_id,
-            detail=f"{JobState.FAILED}: {detail}",
-        )
-        log.error("job given up", extra=fields(job=order.job_id))
+        self._record(job, AuditEvent.JOB_ENDED, f"{JobState.FAILED}: {detail}")
+        log.error("job given up", extra=fields(job=job.order.job_id))
+
+    def _record(self, job: Job, event: AuditEvent, detail: str) -> None:
+        study, job_id = job.order.study_instance_uid, job.order.job_id
+        record(self._ledger, event, actor=self._ae_title, study_instance_uid=study, job_id=job_id, detail=detail)
 
 
 def carry_out_requests(*, store: StudyStore, ledger: Ledger, intake: Intake) -> None:

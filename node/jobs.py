@@ -115,7 +115,7 @@ class JobOrder(_Frozen):
     completeness: str = Field(default="", description="how it was established that the study is complete, in words")
     bundle_status: BundleStatus | None = Field(default=None, description="as what the bundle is in use; as it calls itself if not given")
     predecessor: str | None = Field(default=None, description="job_id of the result that this one replaces")
-    created_at: datetime = Field(description="in the node's time zone; the content date of every result object")
+    created_at: datetime = Field(description="in the node's time zone; the content date of the result objects")
     station: str = Field(description="AE title of the node: device serial number in the results")
     language: str = Field(default="en", description="of the sentences in the results")
 
@@ -142,6 +142,7 @@ class JobOutcome(_Frozen):
     call: str | None = None
     brief: Brief | None = Field(default=None, description="what the overview of the study says of a DONE job")
     objects: tuple[OutcomeObject, ...] = ()
+    quarantined: tuple[str, ...] = Field(default=(), description="file names of objects that failed their check and are sent nowhere")
     timings_s: dict[str, float] = Field(default_factory=dict)
 
 

@@ -23,6 +23,7 @@ from pipelines.features.clinical_dicom import from_study
 from pipelines.imaging.series import find_dicom_files, read_what_is_readable
 from pipelines.spec import PipelineSpec
 from pipelines.types import ClinicalValue, Series
+from structured_reports.source import newest_time
 
 SUMMARY = "summary.json"
 _HEARTBEAT_S = 60.0  # nobody watches
@@ -50,6 +51,7 @@ def predict(
 ) -> list[Predicted]:
     """Run each system on each study in ``folder``; write the objects to ``out/objects`` and ``out/summary.json``.
 
+    Every run on the same files gives the same bytes: the time of its objects is that of the newest instance of the study.
     ``clinical`` are values that were entered, by name; they win over what the studies themselves say.
 
     Raises
@@ -67,6 +69,7 @@ def predict(
         studies, problem = _by_study(folder)
         for study, series in studies.items():
             _link(store, study, series)
+            created_at = newest_time(d for s in series for d in s.instances) or datetime.now().astimezone()
             known = Circumstances(clinical={**from_study(series), **(clinical or {})})
             for spec in chosen.values():
                 bundle = refer_to_bundle(models_root, spec, trusted_keys=trusted_keys)
@@ -76,7 +79,7 @@ def predict(
                     bundle=bundle,
                     station=station,
                     language=language,
-                    created_at=datetime.now().astimezone(),
+                    created_at=created_at,
                     known=known,
                     problem=problem,
                 )

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +20,9 @@ from node.log import fields
 from node.overview import write_overview
 from node.storage.claims import Beat, Claims
 from node.storage.files import StudyStore
+from node.storage.objects import REASONS, encode, quarantine
 from pipelines.engine import load_case, run
-from pipelines.errors import BundleError, CervinodeError, InputError, UnusableDrawing
+from pipelines.errors import BundleError, CervinodeError, InputError, RejectedObjects, UnusableDrawing
 from pipelines.imaging.sequences import describe_found
 from pipelines.imaging.series import read_series
 from pipelines.models.bundle import Bundle, find_bundle, load_bundle
@@ -52,6 +52,7 @@ class _Result(NamedTuple):
     reasons: tuple[str, ...] = ()
     prediction: Prediction | None = None
     brief: Brief | None = None
+    rejected: tuple[RejectedObjects, ...] = ()
 
 
 class _Stages:
@@ -154,8 +155,9 @@ class Worker:
         # The text of a foreign exception may quote the header of a patient; its type never does.
         reasons = tuple(str(error).split("; ")) if known else (f"internal error: {type(error).__name__}",)
         objects: list[Dataset] = []
+        rejected = [error] if isinstance(error, RejectedObjects) else []
         if order.system == OVERVIEW:
-            return _Result(status, objects, code, reasons)
+            return _Result(status, objects, code, reasons, rejected=tuple(rejected))
         try:
             spec, series = self._spec(order), self._read(order)
             refusal = Refusal(
@@ -170,10 +172,11 @@ class Worker:
             objects = self._build_refusal(order, series, refusal)
         except CervinodeError as second:
             reasons = (*reasons, f"no report could be written: {second}")
+            rejected += [second] if isinstance(second, RejectedObjects) else []
         except Exception as second:  # the outcome must be stored whatever the report's writing ran into
             log.exception("no report", extra=fields(job=order.job_id))
             reasons = (*reasons, f"no report could be written: {type(second).__name__}")
-        return _Result(status, objects, code, reasons)
+        return _Result(status, objects, code, reasons, rejected=tuple(rejected))
 
     def _spec(self, order: JobOrder) -> PipelineSpec:
         try:
@@ -224,7 +227,7 @@ class Worker:
         objects, contents = [], {}
         for number, dataset in enumerate(result.objects, start=1):
             name = f"{number:02d}_{str(dataset.Modality).lower()}.dcm"
-            contents[name] = _encode(dataset)
+            contents[name] = encode(dataset)
             if dataset.SOPClassUID == SegmentationStorage:
                 contents[name] = self._store.keep_shared(str(dataset.SOPInstanceUID), contents[name])
             objects.append(
@@ -235,6 +238,7 @@ class Worker:
                     sha256=hashlib.sha256(contents[name]).hexdigest(),
                 )
             )
+        rejected = quarantine(result.rejected)
         outcome = JobOutcome(
             job_id=order.job_id,
             system=order.system,
@@ -246,9 +250,10 @@ class Worker:
             call=_call(result.prediction) if result.prediction else None,
             brief=result.brief,
             objects=tuple(objects),
+            quarantined=tuple(name for name in rejected if name != REASONS),
             timings_s={name: round(seconds, 3) for name, seconds in timings_s.items()},
         )
-        return self._store.keep_result(outcome, contents)
+        return self._store.keep_result(outcome, contents, rejected)
 
 
 def make_worker(settings: Settings) -> Worker:
@@ -285,9 +290,3 @@ def _call(prediction: Prediction) -> str:
     """Return the call in a word; of a system of several classes the most probable one, by its name."""
     named = (outcome.words for outcome in prediction.outcomes if outcome.kind == "class")
     return next(named, prediction.call) if prediction.call == "class" else prediction.call
-
-
-def _encode(dataset: Dataset) -> bytes:
-    buffer = BytesIO()
-    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
-    return buffer.getvalue()

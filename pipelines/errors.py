@@ -6,10 +6,15 @@ again can help. The docstring is the default message, so raising a leaf without 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
+    from pydicom import Dataset
+
     from pipelines.types import Drawing
+
+_MOST_PROBLEMS = 8  # in a message
 
 
 class CervinodeError(Exception):
@@ -108,6 +113,15 @@ class ResultError(CervinodeError):
     """A result object failed its own check and was not sent."""
 
     code = "RESULT"
+
+
+class RejectedObjects(ResultError):
+    """Result objects failed their check: ``problems`` names all that was found, ``objects`` are those of the run, of which none is sent."""
+
+    def __init__(self, objects: Iterable[Dataset], problems: Iterable[str]) -> None:
+        self.objects, self.problems = tuple(objects), tuple(dict.fromkeys(problems))
+        more = len(self.problems) - _MOST_PROBLEMS
+        super().__init__("; ".join([*self.problems[:_MOST_PROBLEMS], *([f"{more} more problems"] if more > 0 else [])]))
 
 
 class CohortError(CervinodeError):

@@ -21,7 +21,7 @@ from structured_reports.language import DEFAULT, Messages, load_messages
 from structured_reports.overview import make_brief
 from structured_reports.report import build_refusal_report, build_report
 from structured_reports.segmentation import build_segmentation
-from structured_reports.source import declare_utf_8, declared_character_set, fit_text, has_plain_identity, normalise_source
+from structured_reports.source import declare_utf_8, declared_character_set, fit_text, has_plain_identity, newest_time, normalise_source
 from structured_reports.uids import ResultKey, digest_arrays
 
 
@@ -64,22 +64,26 @@ def build_result(sources: Sequence[Dataset], prediction: Prediction, evidence: E
 
 
 def _run_of_region(run: Run, evidence: Evidence, prediction: Prediction) -> Run:
-    """Return what the segmentation's identity rests on: the same region is the same object, whichever systems and versions use it.
+    """Return what the segmentation's identity rests on: the same region is the same object, whichever systems, versions and jobs use it.
 
-    A region that was sent depends on no model of ours; one that a network drew, on that network, which several bundles may have.
+    A region that was sent depends on no model of ours; one that a network drew, on that network, which several bundles may have. Its dates
+    are those of its images.
     """
     roi, drawn = evidence.roi, evidence.roi.origin is RoiOrigin.MODEL
     image = evidence.volumes[roi.role]
     pixels = digest_arrays([roi.volume.array, image.volume.array])
+    made_at = newest_time(image.sources)
     key = replace(
         run.key,
         source_sop_instance_uids=tuple(sorted({str(source.SOPInstanceUID) for source in image.sources})),
         content_digest="\x1f".join([pixels, roi.role, roi.origin, roi.description, roi.segment_algorithm_type]),
         model_digest=evidence.segmenter or "" if drawn else "",
         version=1,
+        created_at="" if made_at else run.key.created_at,
         variant=f"{prediction.bundle_status} {run.source.get('SpecificCharacterSet', '')}",
     )
-    return replace(run, key=key, model="", segmenter=run.segmenter if drawn else None)
+    context = replace(run.context, created_at=made_at or run.context.created_at)
+    return replace(run, context=context, key=key, model="", segmenter=run.segmenter if drawn else None)
 
 
 def build_refusal(sources: Sequence[Dataset], refusal: Refusal, context: ReportContext) -> list[Dataset]:
@@ -156,6 +160,7 @@ def _make_run(
         software_version=context.software_version,
         station=context.station,
         version=context.version,
+        created_at=context.created_at.isoformat(),
         variant=" ".join([say.language, canvas.identify_font(say.language), str(context.graphic), str(context.bundle_status or "")]),
     )
     return Run(context=context, source=source, key=key, model=model[0], say=say, segmenter=segmenter)

@@ -42,8 +42,8 @@ class ReportContext:
     spec
         The system that ran or was to run.
     created_at
-        Time of the job; the content date and time of every object. Best in the node's own time zone: where the source declares none, it
-        is written as it is, and readers take it for local time.
+        Time of the job; the content date and time of every object but the segmentation. Best in the node's own time zone: where the
+        source declares none, it is written as it is, and readers take it for local time.
     station
         AE title of the node; the device serial number of the results.
     version

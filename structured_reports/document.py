@@ -32,6 +32,7 @@ _CLASSES: dict[str, Any] = {
     )
 }
 
+_MAX_DESCRIPTION = 64  # characters, VR LO
 _GRAPHIC_CLASSES = {Comprehensive3DSRStorage: ComprehensiveSRStorage}  # 2D coordinates need no more, and more receivers take it
 
 
@@ -77,11 +78,20 @@ def build_root(
 
 
 def build_document(
-    root: Dataset, evidence: Sequence[Dataset], run: Run, *, kind: str, series_number: int, description: str, graphic: bool = False
+    root: Dataset,
+    evidence: Sequence[Dataset],
+    run: Run,
+    *,
+    kind: str,
+    series_number: int,
+    description: str,
+    missing: str = "",
+    graphic: bool = False,
 ) -> Dataset:
     """Return the SR document around its content, every container SEPARATE.
 
-    ``kind`` names the document among the objects of the run. A ``graphic`` one is a Comprehensive SR where the main one is of a class
+    ``kind`` names the document among the objects of the run; ``missing`` says, in ASCII, what of the planned content it lacks, which makes
+    it PARTIAL (PS3.3 C.17.2). A ``graphic`` one is a Comprehensive SR where the main one is of a class
     that is wider, and has no predecessor: viewers show only the last of a series, and the main report tells of versions.
 
     Raises
@@ -101,11 +111,13 @@ def build_document(
         sop_instance_uid=run.instance_uid(kind, sop_class_uid),
         instance_number=1,
         manufacturer=context.manufacturer,
-        is_complete=True,
+        is_complete=not missing,
         coding_schemes=[codes.scheme_identification()],
         requested_procedures=run.source.get("ReferencedRequestSequence"),
         previous_versions=None if graphic else _predecessor(run),
     )
+    if missing:
+        document.CompletionFlagDescription = missing[:_MAX_DESCRIPTION]
     for element in document.iterall():
         if element.keyword == "ContinuityOfContent":
             element.value = "SEPARATE"

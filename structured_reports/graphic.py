@@ -21,6 +21,7 @@ from structured_reports.contour import trace_outline
 from structured_reports.document import build_document, build_root
 from structured_reports.images import key_image, key_slice
 from structured_reports.measure import measure
+from structured_reports.quality import judge
 from structured_reports.segmentation import TUMOUR_TRACKING, tumour_tracking_uid
 from structured_reports.source import frame_numbers
 
@@ -47,7 +48,10 @@ def build_graphic(sources: Sequence[Dataset], prediction: Prediction, evidence: 
     notice = wording.notice(run.context, status, run.say)
     root = build_root(run, [group], title=codes.GRAPHIC_TITLE, notice=notice, library=None)
     description = wording.series_description(prediction.finding, "ROI", version=run.context.version, status=status)
-    return build_document(root, sources, run, kind="sr_gfx", series_number=GRAPHIC_SERIES, description=description, graphic=True)
+    missing = judge(prediction, evidence, run.source, run.say).missing
+    return build_document(
+        root, sources, run, kind="sr_gfx", series_number=GRAPHIC_SERIES, description=description, missing=missing, graphic=True
+    )
 
 
 def _numbers(prediction: Prediction, evidence: Evidence) -> list[sr.Measurement]:

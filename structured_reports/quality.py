@@ -17,7 +17,8 @@ from structured_reports import codes, wording
 from structured_reports.images import is_calibrated
 from structured_reports.language import Messages
 from structured_reports.measure import name_omitted
-from structured_reports.source import has_undeclared_text
+from structured_reports.received import has_misdeclared_text
+from structured_reports.source import IDENTITY, has_undeclared_text
 
 _REASONS = (  # words of a refusal's reasons, and the finding that they state
     (re.compile(r"\bADC\b"), codes.MISSING_ADC),
@@ -33,6 +34,11 @@ class Quality:
     flags: tuple[str, ...]
     omitted: tuple[str, ...]
 
+    @property
+    def missing(self) -> str:
+        """What a report lacks of its planned content, for its Completion Flag Description; empty where it is complete."""
+        return f"{len(self.omitted)} planned numbers are left out, see the QC group" if self.omitted else ""
+
 
 def judge(prediction: Prediction, evidence: Evidence, source: Dataset, say: Messages) -> Quality:
     """Return what stands in the way of relying on a result. ``source`` is a normalised header of the study."""
@@ -47,6 +53,8 @@ def judge(prediction: Prediction, evidence: Evidence, source: Dataset, say: Mess
         flags.append(say("quality.uncalibrated"))
     if has_undeclared_text(source):
         flags.append(say("quality.undeclared"))
+    elif has_misdeclared_text(source, IDENTITY):
+        flags.append(say("quality.misdeclared"))
     omitted = name_omitted(evidence, say)
     unusable = (c for c in evidence.contributions if not math.isfinite(c.log_odds))
     omitted += [say("quality.omitted", name=wording.feature_words(c, say)) for c in unusable]

@@ -19,7 +19,7 @@ from structured_reports.content import Group, evaluate, text, track, with_notes
 from structured_reports.document import build_document, build_root
 from structured_reports.groups import class_group, contribution_group, prediction_group, quality_group, tumour_group
 from structured_reports.images import key_image, key_slice
-from structured_reports.quality import judge_refusal
+from structured_reports.quality import judge, judge_refusal
 from structured_reports.source import frame_numbers
 
 _CONTAINS = sr.RelationshipTypeValues.CONTAINS
@@ -58,7 +58,10 @@ def build_report(
     )
     description = wording.series_description(prediction.finding, "", version=run.context.version, status=status)
     results = [*([seg] if seg else []), *others]
-    return build_document(root, [*sources, *results], run, kind="sr_main", series_number=SR_SERIES, description=description)
+    missing = judge(prediction, evidence, run.source, run.say).missing
+    return build_document(
+        root, [*sources, *results], run, kind="sr_main", series_number=SR_SERIES, description=description, missing=missing
+    )
 
 
 def build_refusal_report(sources: Sequence[Dataset], refusal: Refusal, run: Run, *, others: Sequence[Dataset]) -> Dataset:
@@ -84,7 +87,15 @@ def build_refusal_report(sources: Sequence[Dataset], refusal: Refusal, run: Run,
     notice = wording.notice(context, context.bundle_status, run.say)
     root = build_root(run, [with_notes(group, head=head, tail=tail)], title=codes.TITLE, notice=notice, library=None)
     description = wording.series_description(context.spec.finding, word, version=context.version, status=context.bundle_status)
-    return build_document(root, [*sources, *others], run, kind="sr_main", series_number=SR_SERIES, description=description)
+    return build_document(
+        root,
+        [*sources, *others],
+        run,
+        kind="sr_main",
+        series_number=SR_SERIES,
+        description=description,
+        missing=f"{word}: there is no result",
+    )
 
 
 def _image_library(evidence: Evidence) -> sr.ContainerContentItem:

@@ -10,6 +10,9 @@ import copy
 import math
 import re
 import warnings
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime
 
 import pydicom.charset
 from pydicom import DataElement, Dataset
@@ -18,6 +21,8 @@ from pydicom.multival import MultiValue
 from pydicom.valuerep import DA, TM, PersonName
 
 from pipelines.errors import ResultError
+from pipelines.imaging.elements import text
+from structured_reports.received import TEXT_VRS, bytes_to_keep, element_of_bytes, text_element
 
 # Patient, General Study, Patient Study and Clinical Trial modules: the same patient and study as the source (PS3.3 C.7.1, C.7.2).
 IDENTITY = (
@@ -84,6 +89,7 @@ _IMAGE = (
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
 )
+_MOMENTS = ("InstanceCreation", "Content", "Acquisition", "Series", "Study")  # of which a header may state date and time, best first
 # Sets of one value, which have no escape sequences and whose bytes therefore go through unchanged (PS3.3 C.12.1.1.2).
 _SINGLE = re.compile(r"|ISO_IR \d+|GB18030|GBK")
 _ASCII_SETS = ("", "ISO_IR 6")  # the latter is what an absent declaration means
@@ -91,7 +97,6 @@ _LOST = "ISO 2022 IR 58"  # the escape sequences of this Chinese set do not surv
 _UTF_8 = "ISO_IR 192"
 _ESCAPE = re.compile("\x1b[$()*+,\\-./]+[@-~]")  # ISO 2022 designations that decoding may leave behind
 _NUMBER_VRS = frozenset({"DS", "IS"})
-_TEXT_VRS = frozenset({"LO", "LT", "SH", "ST", "UC", "UT"})
 
 
 def normalise_source(header: Dataset) -> Dataset:
@@ -99,7 +104,7 @@ def normalise_source(header: Dataset) -> Dataset:
 
     Absent type 2 attributes become empty, a sex outside M, F and O becomes empty, and dates and times that are none become empty.
     Numbers that are none, such as ``70,5``, are left out.
-    Text keeps its bytes where its character set allows, and is decoded for UTF-8 otherwise.
+    Text keeps its bytes where its character set allows, or where it does not fit it, and is decoded for UTF-8 otherwise.
 
     Raises
     ------
@@ -109,13 +114,16 @@ def normalise_source(header: Dataset) -> Dataset:
     if missing := [keyword for keyword in (*_INSTANCE, "StudyInstanceUID") if not header.get(keyword)]:
         raise ResultError(f"source {header.get('SOPInstanceUID', '?')} has no {', '.join(missing)}")
     declared = declared_character_set(header)
-    kept = _keeps_bytes(header)
+    as_received = bytes_to_keep(header, IDENTITY)
+    kept = _keeps_bytes(header) or any(_cannot_be_decoded(header, keyword) for keyword in as_received)
     out = Dataset()
     if declared or not kept:
         out.SpecificCharacterSet = (declared.split("\\") if "\\" in declared else declared) if kept else _UTF_8
     for keyword in (*IDENTITY, *_INSTANCE, *_IMAGE):
         if _is_readable(header, keyword):
-            out.add(_copy_element(header[keyword], decode=not kept))
+            out.add(_copy_element(text_element(header, keyword), decode=not kept))
+    for keyword, raw in as_received.items() if kept else ():
+        out.add(element_of_bytes(header, keyword, raw))
     for keyword in _TYPE_2:
         if keyword not in out:
             setattr(out, keyword, "")
@@ -128,14 +136,30 @@ def normalise_source(header: Dataset) -> Dataset:
     return out
 
 
+def newest_time(headers: Iterable[Dataset]) -> datetime | None:
+    """Return when the newest of some instances was made, in the time zone of its study; ``None`` where none says so."""
+    return max((time for header in headers if (time := _time_of(header))), default=None)
+
+
+def _time_of(header: Dataset) -> datetime | None:
+    for moment in _MOMENTS:
+        date, time = (text(header, f"{moment}{part}").replace(":", "").replace(".", "") for part in ("Date", "Time"))
+        with suppress(ValueError):
+            return datetime.strptime(f"{date}{time[:6]:0<6}", "%Y%m%d%H%M%S")
+    return None
+
+
 def frame_numbers(source: Dataset) -> list[int] | None:
     """Return what a reference to a normalised header names beside the instance: the frame, or ``None`` for a single-frame image."""
     return None if source.frame_number is None else [source.frame_number]
 
 
 def carrier(source: Dataset) -> Dataset:
-    """Return a copy of a normalised header without what highdicom would judge: name and character set; they are copied at the end."""
-    out = copy.copy(source)
+    """Return a copy of a normalised header without what highdicom would judge: names, character set, bytes; they are copied at the end."""
+    out = Dataset()
+    for element in source:
+        out.add(DataElement(element.tag, element.VR, "") if isinstance(element.value, bytes) else element)
+    out.frame_number = source.frame_number
     out.PatientName = ""
     if "SpecificCharacterSet" in out:
         del out.SpecificCharacterSet
@@ -144,8 +168,8 @@ def carrier(source: Dataset) -> Dataset:
 
 def has_plain_identity(source: Dataset) -> bool:
     """Tell whether patient and study of a normalised header are plain ASCII, so that any character set gives the same bytes."""
-    texts = (e.value for e in source.iterall() if e.VR == "PN" or e.VR in _TEXT_VRS)
-    return all(str(value).isascii() for value in texts)
+    texts = (e.value for e in source.iterall() if e.VR in TEXT_VRS)
+    return not any(isinstance(value, bytes) or not str(value).isascii() for value in texts)
 
 
 def declare_utf_8(source: Dataset) -> None:
@@ -203,8 +227,12 @@ def _keeps_bytes(header: Dataset) -> bool:
     declared = declared_character_set(header)
     if _SINGLE.fullmatch(declared) or _LOST in declared:
         return _LOST not in declared
-    values = [str(header[k].value) for k in IDENTITY if k in header and (header[k].VR == "PN" or header[k].VR in _TEXT_VRS)]
+    values = [str(text_element(header, k).value) for k in IDENTITY if k in header and dictionary_VR(k) in TEXT_VRS]
     return not any("\x1b" in value or fit_text(value, declared) != value for value in values)
+
+
+def _cannot_be_decoded(header: Dataset, keyword: str) -> bool:
+    return "\ufffd" in str(text_element(header, keyword).value)
 
 
 def _is_readable(header: Dataset, keyword: str) -> bool:
@@ -239,7 +267,7 @@ def _copy_element(element: DataElement, *, decode: bool) -> DataElement:
 
 def _decode(element: DataElement) -> None:
     """Turn the text of an element into plain Unicode, so that it can be written as UTF-8."""
-    if element.VR != "PN" and element.VR not in _TEXT_VRS:
+    if element.VR not in TEXT_VRS:
         return
     values = element.value if isinstance(element.value, MultiValue) else [element.value]
     plain = [_ESCAPE.sub("", str(value)) for value in values if value is not None]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-BUILDER_VERSION = "5"  # raise it with every change of what the objects contain
+BUILDER_VERSION = "6"  # raise it with every change of what the objects contain
 _NAMESPACE = uuid.UUID("99f4fa96-e698-4f5f-a7ef-d37b319c4feb")  # random, ours, never to change
 
 
@@ -42,6 +42,7 @@ class ResultKey:
     software_version: str
     station: str
     version: int
+    created_at: str  # of the job, whose time stands in the objects; empty where they take it from their sources
     variant: str = ""  # language, font and status of the objects, where they decide the bytes
 
     def uid(self, kind: str, sop_class_uid: str) -> str:
@@ -57,5 +58,6 @@ class ResultKey:
             sop_class_uid,
             self.station,
             str(self.version),
+            self.created_at,
             self.variant,
         )

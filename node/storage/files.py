@@ -4,6 +4,7 @@
 ``studies/<study>/<sop>.dcm``  instances as received (PS3.10 files), written once, never changed
 ``incoming/``                  files being written
 ``results/<job>/``             what a job left: the result objects and ``outcome.json``; appears at once and complete
+``results/<job>/quarantine/``  objects that failed their check, with ``reasons.json``: kept to be looked at, never sent
 ``shared/<sop>.dcm``           result objects that several jobs have in common, as the first of them wrote them
 ``running/<job>.json``         signs of life of workers (:mod:`node.storage.claims`)
 ``requests/``                  wishes of an operator that the node carries out (``cervinode jobs retry``)
@@ -25,6 +26,7 @@ from pipelines.errors import InputError
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # PS3.5 9.1; leading zeros, forbidden there but found in the field, are let through
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,79}")
 _OUTCOME = "outcome.json"
+_QUARANTINE = "quarantine"
 
 
 def check_uid(uid: str) -> str:
@@ -123,6 +125,10 @@ class StudyStore:
             raise InputError(f"{job_id[:90]!r} is not a job id")
         return self._results / job_id
 
+    def quarantine_folder(self, job_id: str) -> Path:
+        """Return the folder of a job's objects that failed their check; it exists only where there are some."""
+        return self.result_folder(job_id) / _QUARANTINE
+
     def outcome(self, job_id: str) -> JobOutcome | None:
         """Return the outcome of a job, or ``None`` while there is none."""
         path = self.result_folder(job_id) / _OUTCOME
@@ -130,14 +136,18 @@ class StudyStore:
             return None
         return JobOutcome.model_validate_json(path.read_bytes())
 
-    def keep_result(self, outcome: JobOutcome, objects: Mapping[str, bytes]) -> JobOutcome:
+    def keep_result(self, outcome: JobOutcome, objects: Mapping[str, bytes], quarantine: Mapping[str, bytes] | None = None) -> JobOutcome:
         """Store a result for good and return the one that is stored: of two workers that finish the same job, the first one's.
 
-        ``objects`` are the encoded DICOM files by the names in ``outcome.objects``.
+        ``objects`` are the encoded DICOM files by the names in ``outcome.objects``; ``quarantine`` are files that go nowhere.
         """
         final = self.result_folder(outcome.job_id)
         temporary = self._results / f".{outcome.job_id}.{uuid.uuid4().hex}"
         temporary.mkdir()
+        if quarantine:
+            (temporary / _QUARANTINE).mkdir()
+        for name, content in (quarantine or {}).items():
+            write_durably(temporary / _QUARANTINE / name, content)
         for name, content in objects.items():
             write_durably(temporary / name, content)
         write_durably(temporary / _OUTCOME, outcome.model_dump_json(indent=1).encode())

@@ -282,15 +282,15 @@ class Ledger:
             )
         return replace(delivery, path=path, sop_instance_uid=sop_instance_uid)
 
-    def destination(self, ae_title: str) -> str | None:
+    def destination(self, key: str) -> str | None:
         """Return what a destination last said that it takes, as it was recorded, or ``None`` when it never answered."""
-        rows = self._select("SELECT profile_json FROM destinations WHERE ae_title = ?", (ae_title,))
+        rows = self._select("SELECT profile_json FROM destinations WHERE ae_title = ?", (key,))  # the column's name is of an earlier build
         return str(rows[0][0]) if rows else None
 
-    def record_destination(self, ae_title: str, profile_json: str) -> None:
+    def record_destination(self, key: str, profile_json: str) -> None:
         """Write down what a destination says that it takes."""
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO destinations VALUES (?, ?, ?)", (ae_title, profile_json, time.time()))
+            db.execute("INSERT OR REPLACE INTO destinations VALUES (?, ?, ?)", (key, profile_json, time.time()))
 
     def add_audit(self, event: str, *, actor: str, study_instance_uid: str, job_id: str, detail: str) -> None:
         """Write one line of the audit trail."""

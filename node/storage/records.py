@@ -16,6 +16,7 @@ class DeliveryState(StrEnum):
     OMITTED = "OMITTED"  # the peer does not take this SOP class
     UNWANTED = "UNWANTED"  # its settings say that it is not to get this object
     REJECTED = "REJECTED"  # the peer answered "failed" too often
+    WITHHELD = "WITHHELD"  # it failed our own last look: changed since it was made, or a variant that is not what it should be
 
 
 @dataclass(frozen=True, slots=True)

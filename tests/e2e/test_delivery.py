@@ -191,13 +191,23 @@ def test_warning_and_duplicate_count_as_accepted(results: Results, pacs: Pacs) -
     assert results.job("a-1").state is JobState.DONE
 
 
-def test_damaged_result_file_fails_visibly(results: Results, pacs: Pacs) -> None:
+@pytest.mark.parametrize("harm", ["another name", "damaged", "gone"])
+def test_result_with_a_changed_file_is_not_sent_and_fails_loudly(results: Results, pacs: Pacs, harm: str) -> None:
     pacs.start()
     results.add("a-1")
-    (results.store.result_folder("a-1") / "1.dcm").write_bytes(b"damaged")
-    results.deliverer.run(now=0)
+    path = results.store.result_folder("a-1") / "1.dcm"
+    if harm == "gone":
+        path.unlink()
+    else:  # a whole DICOM file of another patient, or none
+        path.write_bytes(path.read_bytes().replace(b"TEST^PHANTOM", b"NEXT^PATIENT") if harm == "another name" else b"damaged")
+    for hour in range(2):
+        results.deliverer.run(now=3600.0 * hour)
     job = results.job("a-1")
-    assert job.state is JobState.FAILED and "rejected" in job.detail
+    assert pacs.received == [] and pacs.associations == 0
+    assert job.state is JobState.FAILED
+    assert job.detail == "3 of 3 objects were not sent to PACS: 1.dcm changed since the result was made"
+    assert results.states("a-1") == [DeliveryState.WITHHELD] * 3
+    assert [line.event for line in results.ledger.audit_trail(job_id="a-1")] == ["RESULT_WITHHELD"] * 3 + ["JOB_ENDED"]
 
 
 def test_delivery_is_in_the_audit_trail(results: Results, pacs: Pacs) -> None:

@@ -258,6 +258,37 @@ def test_variant_is_chosen_once_and_survives_a_death_between_sending_and_noting(
     assert (site.store.result_folder("a-1") / delivery.path).name.endswith("_sr_comprehensive_sr.dcm"), "stored beside the report"
 
 
+def test_variant_that_fails_its_check_is_not_sent(settings: Settings, pacs: Pacs, objects: dict[str, tuple[str, str, bytes]]) -> None:
+    name, (sop_class, uid, content) = next((n, o) for n, o in objects.items() if o[0] == Comprehensive3DSRStorage)
+    broken = pydicom.dcmread(BytesIO(content))
+    del broken.CompletionFlag
+    buffer = BytesIO()
+    broken.save_as(buffer, enforce_file_format=True)
+    site = Site(settings, {**objects, name: (sop_class, uid, buffer.getvalue())})
+    pacs.refuse = {Comprehensive3DSRStorage}
+    pacs.start()
+    site.add("a-1")
+    site.deliverer.run(now=0)
+    job = site.job()
+    assert job.state is JobState.FAILED and "CompletionFlag is missing" in job.detail
+    assert _classes(pacs.received).count(ComprehensiveSRStorage) == 1, "the outline's; the rest went out"
+    assert site.events().count("RESULT_WITHHELD") == 1
+    site.ledger.close()
+
+
+def test_variant_that_was_changed_is_not_sent(site: Site, pacs: Pacs, objects: dict[str, tuple[str, str, bytes]]) -> None:
+    pacs.refuse, pacs.status = {Comprehensive3DSRStorage}, lambda ds: 0xC000
+    pacs.start()
+    site.add("a-1", only={Comprehensive3DSRStorage})
+    site.deliverer.run(now=0)
+    (kept,) = site.store.result_folder("a-1").glob("*_comprehensive_sr.dcm")
+    kept.write_bytes(kept.read_bytes().replace(b"TEST^PHANTOM", b"NEXT^PATIENT"))
+    pacs.status = lambda ds: 0x0000
+    site.deliverer.run(now=100)
+    assert pacs.received == []
+    assert site.job().state is JobState.FAILED and f"{kept.name} changed since it was made" in site.job().detail
+
+
 def test_configured_kind_of_report_is_the_richest(site: Site, pacs: Pacs) -> None:
     pacs.start()
     site.restart(report="text")
@@ -320,6 +351,22 @@ def test_destination_that_shows_nothing_is_not_activated(site: Site, pacs: Pacs)
     site.restart(may_show_nothing=True)
     Destinations(site.settings, ledger=site.ledger).activate()
     assert site.events() == ["DESTINATION_ANSWERED"]
+
+
+@pytest.mark.parametrize("change", ["port", "report"])
+def test_title_with_another_address_or_report_is_not_in_use_yet(site: Site, pacs: Pacs, change: str) -> None:
+    pacs.refuse = {*(REPORTS - {ComprehensiveSRStorage}), SecondaryCaptureImageStorage} if change == "report" else set()
+    pacs.start()
+    Destinations(site.settings, ledger=site.ledger).activate()
+    other = Pacs()
+    other.refuse = {*REPORTS, SecondaryCaptureImageStorage}
+    other.start()
+    try:
+        site.restart(**{"port": {"port": other.port}, "report": {"report": "text"}}[change])
+        with pytest.raises(ConfigError, match="a radiologist would see nothing there"):
+            Destinations(site.settings, ledger=site.ledger).activate()
+    finally:
+        other.stop()
 
 
 def test_destination_in_use_that_goes_blind_does_not_stop_the_node(site: Site, pacs: Pacs, caplog: pytest.LogCaptureFixture) -> None:

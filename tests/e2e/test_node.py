@@ -6,17 +6,24 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import pydicom
 import pytest
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 from pynetdicom import AE
 
 from node.app import App, build
+from node.cli import main
 from node.config import Settings
 from node.jobs import FINAL, JobState
 from node.storage.records import Job
 from pipelines.errors import ConfigError
+from pipelines.systems import catalogue
+from tests import mr
+from tests.bundles import write_bundle
+from tests.e2e import servers
 from tests.e2e.conftest import Pacs, make_settings
 
 MakeStudy = Callable[..., list[Dataset]]
@@ -218,3 +225,32 @@ def test_patients_are_told_apart_without_their_id(hospital: Hospital, make_study
     store(hospital.app, study)
     (job,) = hospital.ended(study, 1)
     assert job.outcome and job.outcome.code == "MIXED_PATIENTS"
+
+
+@pytest.mark.filterwarnings("ignore:The value length .72. exceeds")
+def test_object_that_fails_its_check_never_leaves_and_the_node_says_where_it_is(
+    tmp_path: Path, pacs: Pacs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_bundle(tmp_path / "models", catalogue()["olnm_mri"])
+    settings = make_settings(tmp_path / "data", pacs.port)
+    node = settings.node.model_copy(update={"models_root": tmp_path / "models"})
+    study = [
+        ds for sequence in mr.OLNM_STUDY for ds in mr.make_series(sequence, FrameOfReferenceUID="1." + "2" * 70)
+    ]  # 8 more than allowed
+    pacs.start()
+    app = build(settings.model_copy(update={"node": node}))
+    app.start()
+    try:
+        assert set(store(app, study)) == {0x0000}
+        wait_for(lambda: [j for j in app.ledger.jobs() if j.state in FINAL], timeout_s=180)
+        (job,) = app.ledger.jobs()
+        trail = [line for line in app.ledger.audit_trail(job_id=job.order.job_id) if line.event == "RESULT_QUARANTINED"]
+    finally:
+        app.stop()
+    assert job.state is JobState.FAILED and [ds.Modality for ds in pacs.received] == ["SR"]
+    assert "FrameOfReferenceUID is longer than 64 characters" in _text(pacs.received[0])
+    assert len(trail) == 1 and "FrameOfReferenceUID is longer" in trail[0].detail
+    config = servers.write_config(tmp_path, node={"storage_root": str(tmp_path / "data")})
+    main(["jobs", "show", job.order.job_id, "--json", "--config", str(config)])
+    shown = Path(json.loads(capsys.readouterr().out)["quarantine"])
+    assert {"SEG", "SR", "OT"} <= {pydicom.dcmread(path).Modality for path in shown.glob("*.dcm")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from pathlib import Path
 import pydicom
 import pytest
 from pydicom import Dataset
+from pydicom.uid import SegmentationStorage
 
 from node.jobs import JobOrder, JobOutcome, ResultStatus
 from node.planning import make_job, refer_to_bundle
@@ -168,6 +170,28 @@ def test_unexpected_error_fails_without_quoting_it(bench: Bench) -> None:
     assert [ds.Modality for ds in bench.objects(outcome)] == ["SR"]
 
 
+def _name_the_frame_at_length(datasets: list[Dataset]) -> None:
+    for dataset in datasets:
+        dataset.FrameOfReferenceUID = "1." + "2" * 70  # as some anonymisers write it: more than a UID may have (PS3.5 9.1)
+
+
+@pytest.mark.filterwarnings("ignore:The value length .72. exceeds")
+def test_object_that_fails_its_check_is_quarantined_with_its_reasons_and_a_report_says_so(bench: Bench) -> None:
+    outcome = bench.run(bench.order(spoil=_name_the_frame_at_length))
+    assert (outcome.status, outcome.code) == (ResultStatus.FAILED, "RESULT")
+    (report,) = bench.objects(outcome)
+    assert report.Modality == "SR" and "FAILED" in report.SeriesDescription
+    folder = bench.store.quarantine_folder(outcome.job_id)
+    kept = json.loads((folder / "reasons.json").read_text())
+    assert sorted([*outcome.quarantined, "reasons.json"]) == sorted(p.name for p in folder.iterdir())
+    assert {"SEG", "SR", "OT"} == {pydicom.dcmread(folder / item["file"]).Modality for item in kept["objects"]}
+    seg = next(item for item in kept["objects"] if "seg" in item["file"])
+    assert any(seg["SOPInstanceUID"] in words and "FrameOfReferenceUID is longer than 64" in words for words in kept["problems"])
+    assert set(kept["problems"]) >= set(outcome.reasons[:1])
+    assert outcome.reasons[0] in [element.value for element in report.iterall() if element.keyword == "TextValue"]
+    assert report.SOPInstanceUID not in {item["SOPInstanceUID"] for item in kept["objects"]}
+
+
 def test_worker_that_died_too_often_reports_it(bench: Bench) -> None:
     order = bench.order((mr.T2W,))
     for _ in range(2):
@@ -197,7 +221,19 @@ def test_predict_gives_what_the_node_gives(bench: Bench, tmp_path: Path, models:
     study = mr.write_study(tmp_path / "study")
     (result,) = predict(study, tmp_path / "out", specs=[SPEC], models_root=models, station="CERVINODE")
     assert result.outcome.probability == outcome.probability
-    assert [o.sop_instance_uid for o in result.outcome.objects] == [o.sop_instance_uid for o in outcome.objects]
+    ours, theirs = ({o.sop_instance_uid: o for o in outcome.objects} for outcome in (outcome, result.outcome))
+    assert [ours[uid].sop_class_uid for uid in ours.keys() & theirs.keys()] == [SegmentationStorage], "the rest is of another time"
+    assert all(ours[uid] == theirs[uid] for uid in ours.keys() & theirs.keys())
+
+
+def test_predict_gives_the_same_bytes_whenever_it_runs(tmp_path: Path, models: Path) -> None:
+    study = mr.write_study(tmp_path / "study")
+    for name in ("first", "second"):
+        predict(study, tmp_path / name, specs=[SPEC], models_root=models, station="CERVINODE")
+        time.sleep(1.1)  # DICOM times have seconds
+    files = [sorted((tmp_path / name / "objects").iterdir()) for name in ("first", "second")]
+    assert [p.name for p in files[0]] == [p.name for p in files[1]] and len(files[0]) > 5
+    assert [p.name for p, q in zip(*files, strict=True) if p.read_bytes() != q.read_bytes()] == []
 
 
 CAUTIOUS = """

@@ -15,7 +15,7 @@ from pydicom import Dataset
 from pydicom.sr._concepts_dict import concepts
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
-from pipelines.errors import ResultError
+from pipelines.errors import RejectedObjects, ResultError
 from pipelines.systems import catalogue
 from pipelines.types import BundleStatus, Code, Measurement, Refusal, RoiOrigin, SeriesRole
 from structured_reports import codes, wording
@@ -28,6 +28,7 @@ from tests.results import ADC, DIAMETER, ML, MM, MM2_S, VOLUME, Result, make_con
 # Codes of the contract that pydicom's dictionary does not carry, verified elsewhere.
 _VERIFIED_ELSEWHERE = {"371512006", "24869-0", "en", "MR", "US", "RID13", "ml", "mm", "mm2/s", "%", "1"}
 
+LATER = datetime(2026, 1, 2, 9, 30, 16, tzinfo=UTC)
 EN = load_messages("en")
 REFUSAL = Refusal("olnm_mri", "Occult lymph node metastasis (MRI)", "MISSING_SEQUENCE", ("No DWI series was found.",))
 
@@ -87,6 +88,10 @@ def test_report_holds_the_numbers_of_the_prediction(objects: list[Dataset]) -> N
     assert sum(name.startswith("SHAP.") for name in found) == 5
 
 
+def test_reports_with_all_that_was_planned_are_complete(objects: list[Dataset]) -> None:
+    assert [(d.CompletionFlag, "CompletionFlagDescription" in d) for d in objects if d.Modality == "SR"] == [("COMPLETE", False)] * 2
+
+
 def test_report_and_segmentation_track_the_same_tumour(objects: list[Dataset]) -> None:
     tracked = {item.UID for item in _items(objects[-1]) if item.ValueType == "UIDREF"}
     assert objects[-3].SegmentSequence[0].TrackingUID in tracked
@@ -121,7 +126,7 @@ def test_every_code_is_short_enough_and_known(objects: list[Dataset]) -> None:
                 assert any(value in entry for entry in scheme.values()), value
 
 
-@pytest.mark.parametrize("change", ["pixel", "roi", "bundle", "station", "version", "source"])
+@pytest.mark.parametrize("change", ["pixel", "roi", "bundle", "station", "version", "source", "time"])
 def test_every_uid_changes_with_what_the_result_depends_on(result: Result, objects: list[Dataset], change: str) -> None:
     evidence, prediction, context, sources = result.evidence, result.prediction, result.context, result.sources
     if change == "pixel":
@@ -140,9 +145,10 @@ def test_every_uid_changes_with_what_the_result_depends_on(result: Result, objec
         more.SOPInstanceUID = "2.25.5"
         sources = (*sources, more)
     else:
-        context = make_context(**{"station": {"station": "OTHER"}, "version": {"version": 2}}[change])
+        context = make_context(**{"station": {"station": "OTHER"}, "version": {"version": 2}, "time": {"created_at": LATER}}[change])
     changed = Result(sources, prediction, evidence, context).build()
-    of_others = change in ("pixel", "version", "source", "bundle")  # nothing of the roi's sequence or of who drew it: the same segmentation
+    # Nothing of the roi's sequence, of who drew it or of the job: the same segmentation.
+    of_others = change in ("pixel", "version", "source", "bundle", "time")
     for before, after in zip(objects, changed, strict=True):
         same = of_others and before.SOPClassUID == SegmentationStorage
         assert (before.SOPInstanceUID == after.SOPInstanceUID) is same
@@ -171,6 +177,14 @@ def test_systems_that_use_the_same_region_have_one_segmentation(origin: RoiOrigi
     assert (first.SeriesInstanceUID == second.SeriesInstanceUID) is shared
     assert (_encode(first) == _encode(second)) is shared
     assert "TUMOUR" in first.SeriesDescription
+
+
+def test_segmentation_of_images_without_a_date_is_of_its_job() -> None:
+    dates = ("StudyDate", "StudyTime", "SeriesDate", "SeriesTime", "ContentDate", "ContentTime", "AcquisitionDate", "AcquisitionTime")
+    result = make_result(**dict.fromkeys(dates))
+    later = replace(result, context=make_context(created_at=LATER))
+    first, second = (next(d for d in r.build() if d.Modality == "SEG") for r in (result, later))
+    assert (first.ContentTime, second.ContentTime) == ("093015", "093016") and first.SOPInstanceUID != second.SOPInstanceUID
 
 
 def test_later_versions_keep_the_segmentation_of_the_region_that_the_bundle_drew(result: Result, objects: list[Dataset]) -> None:
@@ -219,14 +233,17 @@ def test_mark_comes_before_everything_that_was_found(result: Result, objects: li
 def test_time_is_that_of_the_node_where_the_source_declares_no_zone(result: Result) -> None:
     local = datetime(2026, 1, 3, 4, 0, tzinfo=timezone(timedelta(hours=8)))
     built = Result(result.sources, result.prediction, result.evidence, make_context(created_at=local)).build()
-    assert {(d.ContentDate, d.ContentTime) for d in built} == {("20260103", "040000")}
-    assert {d.ContributingEquipmentSequence[-1].ContributionDateTime for d in built} == {"20260103040000+0800"}
+    ours, seg = [d for d in built if d.Modality != "SEG"], next(d for d in built if d.Modality == "SEG")
+    assert {(d.ContentDate, d.ContentTime) for d in ours} == {("20260103", "040000")}
+    assert {d.ContributingEquipmentSequence[-1].ContributionDateTime for d in ours} == {"20260103040000+0800"}
+    assert (seg.ContentDate, seg.ContentTime) == (result.sources[0].ContentDate, result.sources[0].ContentTime)
+    assert seg.ContributingEquipmentSequence[-1].ContributionDateTime == "20260101102000"
 
 
 def test_dates_are_in_the_time_zone_of_the_source() -> None:
     result = make_result(TimezoneOffsetFromUTC="+0800")
     late = Result(result.sources, result.prediction, result.evidence, make_context(created_at=datetime(2026, 1, 2, 20, 0, tzinfo=UTC)))
-    assert {(d.ContentDate, d.ContentTime) for d in late.build()} == {("20260103", "040000")}
+    assert {(d.ContentDate, d.ContentTime) for d in late.build() if d.Modality != "SEG"} == {("20260103", "040000")}
 
 
 @pytest.mark.parametrize(
@@ -284,6 +301,7 @@ def test_extreme_numbers_are_written_and_those_that_are_none_are_named() -> None
     report = make_result(measurements=measurements).build()[-1]
     found = numbers(report)
     assert (found["118565006"][0], found["113041"][0], found["103339001"][0]) == (10.56, 1e-17, 1e20)
+    assert (report.CompletionFlag, report.CompletionFlagDescription) == ("PARTIAL", "2 planned numbers are left out, see the QC group")
     assert "L0JK" not in found
     assert "Maximum 3D diameter: not a finite number" in texts(report)
     assert "Short axis: not a finite number" in texts(report)
@@ -378,6 +396,7 @@ def test_unknown_refusal_code_is_reported_as_technical_failure(result: Result) -
     (report,) = result.refuse(Refusal("olnm_mri", "Occult", "BUNDLE", ("The bundle is damaged.",), failed=True))
     assert "R.FAILURE" in {i.ConceptCodeSequence[0].CodeValue for i in _items(report) if i.ValueType == "CODE"}
     assert report.SeriesDescription == "[RUO] OLNM FAILED"
+    assert (report.CompletionFlag, report.CompletionFlagDescription) == ("PARTIAL", "FAILED: there is no result")
 
 
 @pytest.mark.parametrize(
@@ -402,6 +421,58 @@ def test_check_names_object_and_attribute(
     with pytest.raises(ResultError, match=message) as caught:
         check_objects(broken, result.sources, identity=result.sources[0])
     assert broken[index].SOPInstanceUID in str(caught.value)
+
+
+_SR_ATTRIBUTES = """SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID Modality InstanceNumber Manufacturer CompletionFlag
+    VerificationFlag ContentDate ContentTime ValueType ConceptNameCodeSequence ContentSequence ContinuityOfContent ContentTemplateSequence
+    CurrentRequestedProcedureEvidenceSequence PerformedProcedureCodeSequence PatientName PatientID StudyDate"""
+_SEG_ATTRIBUTES = """SOPInstanceUID SeriesInstanceUID Modality InstanceNumber SegmentationType SegmentSequence ImageType ContentLabel
+    DimensionOrganizationSequence DimensionIndexSequence BitsAllocated BitsStored HighBit Rows NumberOfFrames SharedFunctionalGroupsSequence
+    PerFrameFunctionalGroupsSequence ManufacturerModelName DeviceSerialNumber SoftwareVersions PixelData"""
+_SC_ATTRIBUTES = """SOPClassUID SOPInstanceUID SeriesInstanceUID Modality ConversionType ImageType InstanceNumber PhotometricInterpretation
+    SamplesPerPixel Rows Columns BitsAllocated BitsStored PixelRepresentation PixelData AccessionNumber"""
+_REQUIRED = [(i, k) for i, names in ((-1, _SR_ATTRIBUTES), (-3, _SEG_ATTRIBUTES), (0, _SC_ATTRIBUTES)) for k in names.split()]
+
+
+@pytest.mark.parametrize(("index", "keyword"), _REQUIRED, ids=[f"{['SC', 'SEG', 'SR'][i % 4 % 3]} {k}" for i, k in _REQUIRED])
+def test_check_misses_every_attribute_that_the_standard_requires(result: Result, objects: list[Dataset], index: int, keyword: str) -> None:
+    broken = list(objects)
+    broken[index] = copy.deepcopy(objects[index])
+    del broken[index][keyword]
+    with pytest.raises(RejectedObjects, match=keyword) as caught:
+        check_objects(broken, result.sources, identity=result.sources[0])
+    assert caught.value.objects == tuple(broken)
+
+
+def test_check_looks_into_items(result: Result, objects: list[Dataset]) -> None:
+    broken = [copy.deepcopy(d) for d in objects]
+    number = next(item for item in _items(broken[-1]) if item.ValueType == "NUM")
+    del number.MeasuredValueSequence
+    del broken[-3].SegmentSequence[0].SegmentLabel
+    del broken[-3].PerFrameFunctionalGroupsSequence[1].PlanePositionSequence
+    broken[0].SourceImageSequence[0].ReferencedSOPClassUID = ""
+    with pytest.raises(RejectedObjects) as caught:
+        check_objects(broken, result.sources, identity=result.sources[0])
+    for words in ("MeasuredValueSequence", "SegmentSequence.SegmentLabel", "PlanePositionSequence", "ReferencedSOPClassUID is empty"):
+        assert any(words in problem for problem in caught.value.problems)
+
+
+def test_items_that_the_source_left_incomplete_are_passed_on() -> None:
+    number = Dataset()
+    number.PatientID = "T-7"  # without TypeOfPatientID, which the standard requires
+    assert all(d.OtherPatientIDsSequence[0].PatientID == "T-7" for d in make_result(OtherPatientIDsSequence=[number]).build())
+
+
+def test_check_tells_all_that_is_wrong(result: Result, objects: list[Dataset]) -> None:
+    broken = [copy.deepcopy(d) for d in objects]
+    for d in broken:
+        d.ContentQualification, d.SeriesDescription, d.PatientID = "PRODUCT", "AI result", "other"
+    with pytest.raises(RejectedObjects, match=r"; \d+ more problems$") as caught:
+        check_objects(broken, result.sources, identity=result.sources[0])
+    found = caught.value.problems
+    assert len(found) == len(set(found)) == 3 * len(broken)
+    for d in broken:
+        assert sum(d.SOPInstanceUID in problem for problem in found) == 3
 
 
 def test_check_finds_dangling_references_private_elements_and_shifted_frames(result: Result, objects: list[Dataset]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -14,7 +15,9 @@ from pydicom.valuerep import PersonName
 
 from pipelines.errors import ResultError
 from pipelines.types import Refusal
-from structured_reports.source import fit_text, has_undeclared_text, name_bytes, normalise_source
+from structured_reports.check import check_objects
+from structured_reports.received import has_misdeclared_text, written_bytes
+from structured_reports.source import IDENTITY, fit_text, has_undeclared_text, name_bytes, normalise_source
 from tests import mr
 from tests.results import Result, make_result
 
@@ -50,6 +53,63 @@ def test_undeclared_bytes_are_passed_on_and_flagged() -> None:
     assert raw in again.getvalue()
     assert "SpecificCharacterSet" not in report
     assert "does not declare" in "".join(e.value for e in report.iterall() if e.keyword == "TextValue")
+
+
+def received_with(character_set: str, keyword: str, raw: bytes, path: Path) -> Dataset:
+    """Return one header as read from a file that has these bytes, whatever its character set says, and in which they were looked at."""
+    place = "Q" * len(raw)
+    header = mr.make_series(mr.T2W, SpecificCharacterSet=character_set, **{keyword: place})[0]
+    header.save_as(path, enforce_file_format=True)
+    path.write_bytes(path.read_bytes().replace(place.encode(), raw))
+    return dcmread(path, stop_before_pixels=True)
+
+
+MISDECLARED = {
+    "GBK as Latin-1": ("ISO_IR 100", "王^小东".encode("gbk")),
+    "GBK letters as Latin-1": ("ISO_IR 100", "王^芳".encode("gbk")),
+    "UTF-8 as Latin-1": ("ISO_IR 100", "Müller^Änne".encode()),
+    "GBK as UTF-8": ("ISO_IR 192", "王^小东".encode("gbk")),
+    "Latin-1 as UTF-8": ("ISO_IR 192", "Müller^Änne".encode("latin-1")),
+    "cut off": ("GB18030", "王^小东".encode("gb18030")[:-1] + b"\xff"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Failed to decode byte string")
+@pytest.mark.parametrize("looked_at", [False, True])
+@pytest.mark.parametrize("keyword", ["PatientName", "StudyDescription"])
+@pytest.mark.parametrize("case", MISDECLARED)
+def test_misdeclared_bytes_are_passed_on(case: str, keyword: str, looked_at: bool, tmp_path: Path) -> None:
+    character_set, raw = MISDECLARED[case]
+    header = received_with(character_set, keyword, raw, tmp_path / "source.dcm")
+    if looked_at:
+        str(header[keyword].value)
+    source = normalise_source(header)
+    assert source.SpecificCharacterSet == character_set
+    assert written_bytes(source, keyword) == raw
+    assert has_misdeclared_text(source, IDENTITY) or (keyword == "StudyDescription" and character_set == "ISO_IR 100")
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        ("ISO_IR 100", "Müller-Lüdenscheidt^Änne^von^^"),
+        ("ISO_IR 100", "Ó Súilleabháin^Órla"),
+        ("ISO_IR 100", "D´Alò^Zoë"),
+        ("ISO_IR 101", "Łuczyńska^Żaneta"),
+        ("ISO_IR 144", "Люксембург^Роза"),
+        ("GB18030", NAME),
+        ("ISO_IR 192", "Müller^Änne"),
+    ],
+)
+def test_rightly_declared_names_are_not_flagged(character_set: str, name: str) -> None:
+    assert not has_misdeclared_text(normalise_source(received(SpecificCharacterSet=character_set, PatientName=name)), IDENTITY)
+
+
+def test_check_compares_with_the_file_of_the_source(tmp_path: Path) -> None:
+    header = received_with("ISO_IR 192", "PatientName", "Müller^Änne".encode("latin-1"), tmp_path / "source.dcm")
+    result = make_result(SpecificCharacterSet="ISO_IR 192", PatientName="Müller^Änne")  # repaired, as it should never be
+    with pytest.raises(ResultError, match="PatientName has other bytes than the source"):
+        check_objects(result.build(), [header], identity=header)
 
 
 def test_plain_ascii_without_character_set_is_not_flagged() -> None:
