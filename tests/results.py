@@ -202,7 +202,7 @@ def make_result(*, origin: RoiOrigin = RoiOrigin.MODEL, measurements: tuple[Meas
     contributions = tuple(Contribution(f, g, 0.5, v) for (g, f), v in zip(_FEATURES, shapley, strict=True))
     evidence = Evidence(
         volumes=volumes,
-        roi=Roi(SeriesRole.T2W_FS, rois[SeriesRole.T2W_FS], origin, "largest connected part of the network's output"),
+        roi=Roi(SeriesRole.T2W_FS, rois[SeriesRole.T2W_FS], origin, "drawn by the segmentation network (unet2d)"),
         rois=rois,
         activation_maps=maps,
         contributions=contributions,
