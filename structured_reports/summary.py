@@ -32,7 +32,8 @@ def draw_summary(
     _write_call(page, prediction, context, say)
     if not classes:  # which have a bar each
         _draw_probability(page, prediction, say)
-    top = _write_limits(page, wording.limits(prediction, say), say, top=_BODY_OF_CLASSES if classes else _BODY)
+    body = _BODY_OF_CLASSES if classes else _BODY
+    top, beside = _write_limits(page, wording.limits(prediction, say), say, top=body)
     if classes:
         _draw_classes(page, classes, axes, say, top)
     else:
@@ -47,8 +48,8 @@ def draw_summary(
             bottom=BOTTOM,
             finding=say("why.for"),
         )
-    page.box(_COLUMN - 22, top + 4, _COLUMN - 21, BOTTOM - 6, LINE)
-    draw_facts(page, evidence, flags, say, left=_COLUMN, top=top, right=WIDTH - MARGIN, bottom=BOTTOM)
+    page.box(_COLUMN - 22, beside + 4, _COLUMN - 21, BOTTOM - 6, LINE)
+    draw_facts(page, evidence, flags, say, left=_COLUMN, top=beside, right=WIDTH - MARGIN, bottom=BOTTOM)
     return page.pixels()
 
 
@@ -129,15 +130,25 @@ def _write_bar_labels(page: Page, mark: float | None, label: str, y: int) -> Non
         page.text((right, y), "100 %", size=17, colour=MUTED, anchor="ra")
 
 
-def _write_limits(page: Page, limits: list[str], say: Messages, *, top: int) -> int:
-    """Write what must be said with the number; return the y of what follows."""
+def _write_limits(page: Page, limits: list[str], say: Messages, *, top: int) -> tuple[int, int]:
+    """Write what must be said with the number; return the y of what follows on the left and on the right.
+
+    It is in the left-hand column where it has room there, else across the page.
+    """
+    narrow, wide = _LEFT_END - MARGIN, WIDTH - 2 * MARGIN
+    width = narrow if sum(len(_wrap(page, words, narrow)) for words in limits) <= _MAX_LIMITS else wide
     lines: list[str] = []
     for number, words in enumerate(limits):
-        wrapped, rest = page.wrap(words, size=17, width=WIDTH - 2 * MARGIN, lines=3), len(limits) - number
+        wrapped, rest = _wrap(page, words, width), len(limits) - number
         if len(lines) + len(wrapped) > _MAX_LIMITS - (rest > 1):
             lines.append(say("page.more", count=rest))
             break
         lines += wrapped
     for number, line in enumerate(lines):
-        page.text((MARGIN, top + number * _LIMIT_LINE), line, size=17, width=WIDTH - 2 * MARGIN)
-    return top + len(lines) * _LIMIT_LINE + (10 if lines else 0)
+        page.text((MARGIN, top + number * _LIMIT_LINE), line, size=17, width=width)
+    below = top + len(lines) * _LIMIT_LINE + (10 if lines else 0)
+    return below, top if width == narrow else below
+
+
+def _wrap(page: Page, words: str, width: float) -> list[str]:
+    return page.wrap(words, size=17, width=width, lines=_MAX_LIMITS)
