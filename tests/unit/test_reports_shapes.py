@@ -353,7 +353,7 @@ def test_chinese_report_has_chinese_classes_answers_points_and_regions(result: R
     ]
     said = [" ".join(texts(report)) for report in reports]
     assert "在 90 % 覆盖率下未被排除的答案：阳性, 阴性" in said[0]
-    assert "由分割网络（unet2d）勾画" in said[0]
+    assert "由分割网络（unet2d）勾画；最大部分，占标出部分的 97%；补齐层数：0；直径 29 mm" in said[0]
     assert "最可能：大细胞非角化型鳞状细胞癌" in said[1]
     assert "模型无法预测：小细胞角化型腺癌, 小细胞非角化型腺癌" in said[1]
     assert "红细胞：3.9 10^12/L，12 分" in said[2]
