@@ -5,6 +5,7 @@
 set -euo pipefail
 
 pacs=("/usr/sbin/Orthanc:orthanc" "/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb")
+pacs+=("/usr/share/fonts/truetype/wqy/wqy-microhei.ttc:fonts-wqy-microhei")  # the letters of Chinese captures
 case "${1:-}" in
   serve) needed=() ; headers=1 ;;
   viewer) needed=("${pacs[@]}") ; headers=0 ;;

@@ -30,6 +30,7 @@ from node.storage.ledger import FILE_NAME, Ledger
 from node.web.server import WebServer
 from pipelines.errors import CervinodeError, ConfigError, TransportError
 from pipelines.systems import catalogue
+from structured_reports.canvas import describe_missing_font
 
 _BEAT_S = 0.2  # pause of the loops
 _RESTART_S = 2.0  # pause before a worker or Redis that ended is started again
@@ -117,6 +118,8 @@ class App:
             thread = threading.Thread(target=self._loop, args=(step,), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
+        if words := describe_missing_font(self.settings.node.language):
+            log.warning("captures not in the language of the reports", extra=fields(reason=words))
         log.info("node started", extra=fields(ae_title=self.settings.node.ae_title, host=self.settings.node.host, port=self.port))
 
     def _take_storage(self) -> IO[bytes]:

@@ -160,6 +160,7 @@ def check_config(args: Namespace) -> int:
     """Check that the settings are valid, that systems and bundles exist, and that a result can be seen where it goes."""
     from node.cli_peers import check_destinations
     from pipelines.models.bundle import choose_bundle, load_bundle
+    from structured_reports.canvas import describe_missing_font
 
     settings = settings_of(args)
     specs = _specs(settings)
@@ -172,6 +173,8 @@ def check_config(args: Namespace) -> int:
         raise ConfigError("[[peers]]: no peer may send, so the node could not receive anything; list at least one")
     check_destinations(settings)
     node = settings.node
+    if words := describe_missing_font(node.language):
+        say(f"WARNING: [node] language: {words}")
     say(f"{node.ae_title} on {node.host}:{node.port}: {len(settings.peers)} peers, {len(settings.routes)} routes")
     return OK
 

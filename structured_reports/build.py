@@ -13,7 +13,7 @@ from pipelines.types import Evidence, Prediction, Refusal, RoiOrigin
 from structured_reports import canvas
 from structured_reports.attributes import Run
 from structured_reports.brief import Brief, Entry
-from structured_reports.capture import build_captures, build_drawing, build_overview_page
+from structured_reports.capture import build_captures, build_overview_page, build_refusal_captures
 from structured_reports.check import check_objects
 from structured_reports.context import ReportContext
 from structured_reports.graphic import build_graphic
@@ -87,7 +87,7 @@ def _run_of_region(run: Run, evidence: Evidence, prediction: Prediction) -> Run:
 
 
 def build_refusal(sources: Sequence[Dataset], refusal: Refusal, context: ReportContext) -> list[Dataset]:
-    """Return the SR that tells the radiologist that, and why, there is no result; before it a page with the drawing that was refused.
+    """Return what tells the radiologist that, and why, there is no result: a page, the drawing where one was refused, and the SR.
 
     ``sources`` are the headers of the study's instances. Of a study that mixes patients, only those of the first instance's patient
     are referred to.
@@ -95,7 +95,7 @@ def build_refusal(sources: Sequence[Dataset], refusal: Refusal, context: ReportC
     Raises
     ------
     ResultError
-        There are no sources, or the object does not pass :func:`check_objects`.
+        There are no sources, or an object does not pass :func:`check_objects`.
     """
     if not sources:
         raise ResultError("a refusal needs at least one instance of the study")
@@ -106,8 +106,10 @@ def build_refusal(sources: Sequence[Dataset], refusal: Refusal, context: ReportC
         content = hashlib.sha256(words.encode()).hexdigest()
         run = _make_run(anchor, same, context, content=content, model=(refusal.system[:64], refusal.system))
         others = _in_order(source for source in same if source is not anchor)
-        pages = [build_drawing(refusal, refusal.drawing, run)] if refusal.drawing else []
-        objects = [*pages, build_refusal_report([normalise_source(source) for source in (anchor, *others)], refusal, run, others=pages)]
+        references = [normalise_source(source) for source in (anchor, *others)]
+        image = next((source for source in references if "Rows" in source), references[0])
+        pages = build_refusal_captures(refusal, image, run)
+        objects = [*pages, build_refusal_report(references, refusal, run, others=pages)]
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # highdicom's words may quote the patient; their kind does not
         raise ResultError(f"the refusal of {refusal.system} cannot be written: {type(error).__name__}") from error
     check_objects(objects, same, identity=anchor)
@@ -161,7 +163,15 @@ def _make_run(
         station=context.station,
         version=context.version,
         created_at=context.created_at.isoformat(),
-        variant=" ".join([say.language, canvas.identify_font(say.language), str(context.graphic), str(context.bundle_status or "")]),
+        variant=" ".join(
+            [
+                say.language,
+                canvas.identify_font(say.language),
+                str(context.graphic),
+                str(context.bundle_status or ""),
+                context.pyradiomics_version,
+            ]
+        ),
     )
     return Run(context=context, source=source, key=key, model=model[0], say=say, segmenter=segmenter)
 

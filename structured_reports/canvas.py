@@ -37,8 +37,10 @@ _FONTS = {
         Path("/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc"),
     )
 }
+_PACKAGES = {"zh": "fonts-wqy-microhei or fonts-noto-cjk"}
 _LATIN = "ISO_IR 100"
 _PIECES = re.compile(r"[^\s\u2e80-\uffef]+\s*|[\u2e80-\uffef]\s*")  # words; of scripts without spaces single letters
+_JOINTS = re.compile(r"(?=.)[A-Z]{0,16}[^A-Z:_/,.\s-]{0,16}[:_/,.-]*\s*")  # parts of a word that is too long for a line
 
 
 def colour_map(values: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -51,6 +53,14 @@ def drawable(say: Messages) -> Messages:
     """Return the words if this machine has a font with their letters, else the English ones."""
     latin = all(fit_text(words, _LATIN) == words for words in say.table.values())
     return say if latin or _font_file(say.language) else load_messages(DEFAULT)
+
+
+def describe_missing_font(language: str) -> str:
+    """Say that captures will not be in a language because this machine has no font with its letters; empty where it has."""
+    say = load_messages(language)
+    if drawable(say) is say:
+        return ""
+    return f"there is no font for the language {language!r}, so captures will be in English; install Debian's {_PACKAGES[language]}"
 
 
 @cache
@@ -113,8 +123,13 @@ class Page:
         return float(letters.getlength(line))
 
     def wrap(self, words: str, *, size: int, width: float, lines: int) -> list[str]:
-        """Break words into at most ``lines`` lines; the last one may be longer than ``width``."""
-        rest = _PIECES.findall(self._fit(words))
+        """Break words into at most ``lines`` lines; the last one may be longer than ``width``.
+
+        A word that is longer than a line is broken too, best where a name has a joint.
+        """
+        rest: list[str] = []
+        for piece in _PIECES.findall(self._fit(words)):
+            rest += [piece] if self.width(piece.rstrip(), size=size) <= width else _JOINTS.findall(piece)
         broken: list[str] = []
         while rest:
             count = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from pipelines.types import Drawing, Evidence, Prediction, Refusal
+from pipelines.types import BundleStatus, Drawing, Evidence, Prediction, Refusal
 from structured_reports import codes, wording
 from structured_reports.attributes import KEY_SLICE, OVERVIEW_SERIES, SC_SERIES, Run, stamp
 from structured_reports.brief import Entry
@@ -22,6 +22,7 @@ from structured_reports.images import key_image, key_slice
 from structured_reports.nomogram import draw_nomogram
 from structured_reports.overview import draw_overview
 from structured_reports.quality import judge
+from structured_reports.refusal import draw_refusal
 from structured_reports.source import frame_numbers, normalise_source
 from structured_reports.summary import draw_summary
 from structured_reports.waterfall import draw_waterfall
@@ -47,26 +48,39 @@ def build_captures(prediction: Prediction, evidence: Evidence, run: Run) -> list
     """
     status, version = prediction.bundle_status, run.context.version
     description = wording.series_description(prediction.finding, "pages", version=version, status=status)
-    captures = []
-    for number, drawn in enumerate(_draw(prediction, evidence, run), start=1):
-        page = _capture(drawn, run, number=number, mark=wording.mark(status))
-        stamp(page, run, description=description)
-        captures.append(page)
-    return captures
+    return _write_pages(_draw(prediction, evidence, run), run, status=status, description=description)
 
 
-def build_drawing(refusal: Refusal, drawing: Drawing, run: Run) -> Dataset:
-    """Return the page that shows the slice on which most was marked, or the middle one, of a region that cannot be used."""
-    context, areas = run.context, np.count_nonzero(drawing.mask.array, axis=(1, 2))
-    index = int(areas.argmax()) if areas.any() else len(areas) // 2
-    pixels = draw_unusable(drawing, refusal, context, index=index, say=drawable(run.say))
-    words = f"What the segmentation network marked on {drawing.image.role}, not used"
-    drawn = _Drawn("drawing", pixels, words, normalise_source(drawing.image.sources[index]), shows_source=True)
-    page = _capture(drawn, run, number=1, mark=wording.mark(context.bundle_status))
+def build_refusal_captures(refusal: Refusal, source: Dataset, run: Run) -> list[Dataset]:
+    """Return the page that says that, and why, there is no result, and the one of a drawing that was refused.
+
+    ``source`` is a normalised header of the study: every capture refers to an image.
+    """
+    context = run.context
     what = f"{wording.refusal_word(refusal)} pages"
     description = wording.series_description(context.spec.finding, what, version=context.version, status=context.bundle_status)
-    stamp(page, run, description=description)
-    return page
+    pages = [_Drawn("refusal", draw_refusal(refusal, context, say=drawable(run.say)), "Why there is no result; no patient text", source)]
+    if refusal.drawing:
+        pages.append(_show_drawing(refusal, refusal.drawing, run))
+    return _write_pages(pages, run, status=context.bundle_status, description=description)
+
+
+def _show_drawing(refusal: Refusal, drawing: Drawing, run: Run) -> _Drawn:
+    """Show the slice on which most was marked, or the middle one, of a region that cannot be used."""
+    areas = np.count_nonzero(drawing.mask.array, axis=(1, 2))
+    index = int(areas.argmax()) if areas.any() else len(areas) // 2
+    pixels = draw_unusable(drawing, refusal, run.context, index=index, say=drawable(run.say))
+    words = f"What the segmentation network marked on {drawing.image.role}, not used"
+    return _Drawn("drawing", pixels, words, normalise_source(drawing.image.sources[index]), shows_source=True)
+
+
+def _write_pages(pages: Iterable[_Drawn], run: Run, *, status: BundleStatus | None, description: str) -> list[Dataset]:
+    captures = []
+    for number, drawn in enumerate(pages, start=1):
+        capture = _capture(drawn, run, number=number, mark=wording.mark(status))
+        stamp(capture, run, description=description)
+        captures.append(capture)
+    return captures
 
 
 def build_overview_page(entries: Sequence[Entry], run: Run) -> Dataset:
@@ -85,7 +99,7 @@ def _draw(prediction: Prediction, evidence: Evidence, run: Run) -> Iterator[_Dra
     summary = draw_summary(prediction, evidence, context, say=say, flags=judge(prediction, evidence, run.source, say).flags)
     yield _Drawn("summary", summary, "Summary page of all results; no patient text", anchor)
     if any(o.kind in ("class", "axis") for o in prediction.outcomes):
-        yield _Drawn("classes", draw_classes(prediction, context, say=say), "Probabilities of all classes", anchor)
+        yield _Drawn("classes", draw_classes(prediction, evidence, context, say=say), "Probabilities of all classes", anchor)
     if evidence.nomogram:
         yield _Drawn("nomogram", draw_nomogram(prediction, evidence, context, say=say), "Nomogram with this patient's points", anchor)
     if evidence.contributions and all(math.isfinite(c.log_odds) for c in evidence.contributions):

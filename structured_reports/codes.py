@@ -79,6 +79,8 @@ ICD_O = {  # ICD-O-3 morphology of the classes of histotype_mri, where it has th
 }
 UNPREDICTABLE = Code("UNPREDICTABLE", PRIVATE, "Class that the model cannot predict")
 LIMIT = Code("LIMIT", PRIVATE, "Limit of the statement")
+USE = Code("USE", PRIVATE, "Permitted use of this result")
+RUO = Code("RUO", PRIVATE, "Research use only")
 POINTS = Code("POINTS", PRIVATE, "Nomogram, total points")
 RISK = Code("RISK", PRIVATE, "Predicted risk category")
 LOW_RISK = Code("75976002", "SCT", "Low Risk")  # CID 3118
@@ -170,7 +172,7 @@ REFUSAL_OTHER = Code("R.FAILURE", PRIVATE, "The analysis failed for a technical 
 def scheme_identification() -> CodingSchemeIdentificationItem:
     """Return the item that identifies the private scheme."""
     return CodingSchemeIdentificationItem(
-        designator=PRIVATE, name="Cervinode private codes", version="3", responsible_organization="Cervinode project"
+        designator=PRIVATE, name="Cervinode private codes", version="4", responsible_organization="Cervinode project"
     )
 
 

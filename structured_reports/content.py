@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import highdicom.sr as sr
 
+from pipelines.spec import Radiomics
 from pipelines.types import Code, Measurement, Prediction
 from structured_reports import codes, wording
 from structured_reports.attributes import Run
@@ -14,6 +15,7 @@ from structured_reports.uids import derive_uid
 
 Group: TypeAlias = sr.MeasurementsAndQualitativeEvaluations
 _SIGNIFICANT_DIGITS = 4
+_DEFAULT_BIN_WIDTH = 25  # of pyradiomics, where a block sets none
 _AFTER_TRACKING = 2  # content items: Tracking Identifier and Tracking Unique Identifier come first in every group
 
 
@@ -25,11 +27,7 @@ def track(name: str, run: Run) -> sr.TrackingIdentifier:
 
 def identify_algorithm(prediction: Prediction, run: Run, *, segmenter: str | None = None) -> sr.AlgorithmIdentification:
     """Return TID 4019; the status comes first, because some readers keep only the first parameter."""
-    parameters = [f"status={prediction.bundle_status}"]
-    if not segmenter and prediction.threshold is not None:
-        parameters.append(f"threshold rule={run.text(prediction.threshold_rule)}")
-    if not segmenter and prediction.interval:
-        parameters.append("interval=95 %")
+    parameters = [f"status={prediction.bundle_status}", *([] if segmenter else _parameters(prediction, run))]
     return sr.AlgorithmIdentification(
         name=segmenter or prediction.system,
         version=f"{prediction.bundle_version} {prediction.bundle_digest[:16]}",
@@ -37,6 +35,29 @@ def identify_algorithm(prediction: Prediction, run: Run, *, segmenter: str | Non
         family=codes.concept(codes.AI),
         manufacturer=run.context.manufacturer,
     )
+
+
+def _parameters(prediction: Prediction, run: Run) -> list[str]:
+    """Return by what a prediction came about: operating point, calibration, interval, and how radiomics were measured."""
+    parameters = []
+    if prediction.threshold is not None:  # a binary decision, which has Platt scaling (pipelines.models.manifest.Decision)
+        operating = f"{100 * prediction.threshold:.4g} %, {prediction.threshold_rule}"
+        parameters += [f"operating point={run.text(operating)}", "calibration=Platt"]
+    if prediction.interval:
+        parameters.append("ci=95 %")
+    if blocks := run.context.spec.blocks_of(Radiomics):
+        parameters.append(f"pyradiomics={run.context.pyradiomics_version}")
+        parameters += dict.fromkeys(words for block in blocks for words in _discretisation(block))
+    return parameters
+
+
+def _discretisation(block: Radiomics) -> list[str]:
+    """Return bin width and resampling of a block; the one does not matter to shape, and without the other the grid is the image's."""
+    spacing = block.settings.get("resampledPixelSpacing")
+    resampling = " x ".join(f"{mm:g}" if mm else "native" for mm in spacing) + " mm" if spacing else "none"  # 0 leaves an axis as it is
+    if set(block.classes) == {"shape"}:
+        return [f"resampling={resampling}"]
+    return [f"binWidth={block.settings.get('binWidth', _DEFAULT_BIN_WIDTH):g}", f"resampling={resampling}"]
 
 
 def percentage(name: Code, value: float, *, properties: sr.MeasurementProperties | None = None) -> sr.Measurement:

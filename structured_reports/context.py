@@ -72,6 +72,7 @@ class ReportContext:
     manufacturer: str = "Cervinode project"
     model_name: str = OUR_MODEL_NAME
     software_version: str = field(default_factory=lambda: installed_version("cervinode"))
+    pyradiomics_version: str = field(default_factory=lambda: installed_version("pyradiomics"))
 
     def time_for(self, source: Dataset) -> datetime:
         """Return ``created_at`` in the time zone that the source declares for all its dates (PS3.3 C.12.1.1.8), else as it is."""

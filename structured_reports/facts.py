@@ -15,10 +15,10 @@ from structured_reports.canvas import MUTED, Page
 from structured_reports.language import Messages
 from structured_reports.measure import measure
 
-_HEADING, _ROW, _LINE, _GAP = 32, 25, 22, 12  # pixels at full size
+_HEADING, _ROW, _LINE, _BETWEEN, _GAP = 32, 25, 22, 5, 12  # pixels at full size
 _LABEL = 72  # pixels from the role of a series to its words
-# Of type, and lines for a flag: the first at which everything has room is taken.
-_SIZES = ((1.0, 3), (0.92, 3), (0.85, 3), (0.8, 3), (0.8, 2), (0.78, 1))
+_SIZES = (1.0, 0.92, 0.85, 0.8, 0.78)  # of type: the first at which everything has room is taken
+_FLAG_LINES = 7  # of one flag: more than any has
 
 
 class _Row(NamedTuple):
@@ -29,7 +29,9 @@ class _Row(NamedTuple):
 
     @property
     def height(self) -> float:
-        return _LINE * len(self.words) if self.kind in ("text", "note") else _ROW
+        if self.kind in ("text", "note"):
+            return _LINE * len(self.words) + (_BETWEEN if self.kind == "text" else 0)
+        return _ROW
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,9 @@ def draw_facts(
     page: Page, evidence: Evidence, flags: tuple[str, ...], say: Messages, *, left: float, top: float, right: float, bottom: float
 ) -> None:
     """Write tumour measures, region, clinical values, flags and series into a column of the page."""
-    for scale, lines in _SIZES:
+    for scale in _SIZES:
         column = _Column(page, left, right, scale)
-        sections = _arrange(column, evidence, flags, say, lines)
+        sections = _arrange(column, evidence, flags, say)
         if _height(sections) * scale <= bottom - top:
             break
     y = top
@@ -70,16 +72,17 @@ def draw_facts(
         y = _write(column, section, say, y)
 
 
-def _arrange(column: _Column, evidence: Evidence, flags: tuple[str, ...], say: Messages, lines: int) -> list[_Section]:
+def _arrange(column: _Column, evidence: Evidence, flags: tuple[str, ...], say: Messages) -> list[_Section]:
     """Return everything that there is to say."""
     tumour = [_Row("pair", wording.measurement_words(m, say)) for m in measure(evidence)]
     tumour.append(_Row("note", _wrap(column, wording.region_words(evidence.roi, say), 2)))
-    clinical = [_Row("pair", (wording.clinical_name(v.name), v.words)) for v in evidence.clinical]
+    clinical = [_Row("pair", (wording.clinical_title(v.name, say), v.words)) for v in evidence.clinical]
+    points = [_Row("pair", (say("nomogram.total_points"), wording.points_words(evidence.nomogram)))] if evidence.nomogram else []
     care = say("page.care") if len(flags) == 1 else say("page.care_many", count=len(flags))
     found = (
         (say("page.tumour"), tumour, 2),
-        (say("page.clinical"), clinical, 1),
-        (care, [_Row("text", _wrap(column, flag, lines)) for flag in flags], 0),
+        (say("page.clinical" if clinical else "nomogram.title"), [*points, *clinical], 1),
+        (care, [_Row("text", _wrap(column, flag, _FLAG_LINES)) for flag in flags], 0),
         (say("page.series"), [_Row("series", words) for words in wording.used_series(evidence.volumes, say)], 0),
     )
     return [_Section(heading, tuple(rows), len(rows), rank) for heading, rows, rank in found if rows]

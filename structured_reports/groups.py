@@ -68,10 +68,16 @@ def prediction_group(prediction: Prediction, evidence: Evidence, run: Run) -> Gr
             *_outcome_numbers(prediction, others),
             *_total_points(evidence),
         ],
-        qualitative_evaluations=[_call(prediction, run), *([evaluate(codes.RISK, category)] if category else [])],
+        qualitative_evaluations=[
+            evaluate(codes.USE, codes.RUO),
+            _call(prediction, run),
+            *([evaluate(codes.RISK, category)] if category else []),
+        ],
     )
     title = wording.title(spec.name, prediction.title, say)
-    words = f"{wording.banner(prediction.bundle_status, say)}. {title}. {wording.summary(spec, prediction, say)}"
+    flags = judge(prediction, evidence, run.source, say).flags
+    told = (wording.summary(spec, prediction, say), wording.summary_of_input(measure(evidence), evidence.roi, len(flags), say))
+    words = " ".join([f"{wording.banner(prediction.bundle_status, say)}. {title}.", *told])
     limits = [text(codes.LIMIT, line, run) for line in wording.limits(prediction, say)]
     images = [
         sr.SourceImageForMeasurementGroup(image.SOPClassUID, image.SOPInstanceUID, frame_numbers(image))
@@ -161,12 +167,16 @@ def quality_group(prediction: Prediction, evidence: Evidence, run: Run) -> Group
     notes = [(codes.FLAG, flag) for flag in quality.flags]
     notes += [(codes.OMITTED, words) for words in quality.omitted]
     notes += [(codes.series_used(role), wording.series_words(image)) for role, image in evidence.volumes.items()]
-    notes.append((codes.ROI_NOTE, f"{wording.region_words(evidence.roi, say)}; {evidence.roi.description}"))
+    notes.append((codes.ROI_NOTE, f"{wording.region_words(evidence.roi, say)}; {say.translate(evidence.roi.description)}"))
     if evidence.segmenter:
         notes.append((codes.SEGMENTER, evidence.segmenter))
-    notes += [(codes.CLINICAL, wording.clinical_words(value)) for value in evidence.clinical]
+    notes += [(codes.CLINICAL, wording.clinical_words(value, say)) for value in evidence.clinical]
     notes += [
-        (codes.NOMOGRAM, f"{row.words}: {row.value:g} {row.unit}".rstrip() + f", {row.points:.0f} points") for row in evidence.nomogram
+        (
+            codes.NOMOGRAM,
+            say("nomogram.line", title=wording.row_title(row, say), value=f"{row.value:g} {row.unit}".rstrip(), points=f"{row.points:.0f}"),
+        )
+        for row in evidence.nomogram
     ]
     notes.append((codes.MODEL, wording.model_identity(prediction, say)))
     group = Group(

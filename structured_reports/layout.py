@@ -26,7 +26,7 @@ def start_page(prediction: Prediction, context: ReportContext, say: Messages, *,
 
 
 def start_refusal_page(refusal: Refusal, context: ReportContext, say: Messages, *, heading: str, height: int) -> Page:
-    """Return the page of a system that gave no result."""
+    """Return the page of a system that gave no result; ``heading`` as in :func:`start_page`."""
     return _start(context, say, status=context.bundle_status, title=refusal.title, heading=heading, identity="", height=height)
 
 

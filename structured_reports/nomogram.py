@@ -19,6 +19,7 @@ _POINTS = 100.0  # of the most influential line's range
 _NOTE = BOTTOM - 34
 _TICKS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _AGREEMENT = 0.01  # by how much lines may differ in what a point is worth
+_MARK_ROOM = 20  # pixels from the mark of the total to the label of a tick, which it would cover
 _TICK_ROOM = 50  # pixels between the labels of two ticks
 
 
@@ -28,7 +29,7 @@ def draw_nomogram(prediction: Prediction, evidence: Evidence, context: ReportCon
     row = min(92.0, (_NOTE - 14 - TOP) / (len(rows) + 3))
     _draw_points(page, say, TOP + 28, row * (len(rows) + 0.6))
     for number, line in enumerate(rows, start=1):
-        _draw_line(page, line, TOP + 28 + number * row)
+        _draw_line(page, line, say, TOP + 28 + number * row)
     _draw_total(page, prediction, rows, say, TOP + 28 + (len(rows) + 1) * row, row)
     page.text((MARGIN, _NOTE), say("nomogram.note"), size=16, colour=MUTED, width=WIDTH - 2 * MARGIN)
     return page.pixels()
@@ -48,10 +49,10 @@ def _draw_points(page: Page, say: Messages, y: float, height: float) -> None:
         page.text((x, y - 10), str(points), size=15, colour=MUTED, anchor="md")
 
 
-def _draw_line(page: Page, line: NomogramRow, y: float) -> None:
+def _draw_line(page: Page, line: NomogramRow, say: Messages, y: float) -> None:
     """Draw one variable: its range where its points are, and the patient's value as a mark."""
     ends = sorted(((line.low_points, line.low), (line.high_points, line.high)))
-    page.text((MARGIN, y), line.words[:1].upper() + line.words[1:], size=17, anchor="lm", width=_LEFT - MARGIN - 24)
+    page.text((MARGIN, y), wording.row_title(line, say), size=17, anchor="lm", width=_LEFT - MARGIN - 24)
     page.box(_x(ends[0][0]), y, max(_x(ends[1][0]), _x(ends[0][0]) + 2), y + 2, MUTED)
     for points, value in ends:
         page.box(_x(points), y - 6, _x(points) + 2, y + 8, MUTED)
@@ -67,11 +68,12 @@ def _draw_total(page: Page, prediction: Prediction, rows: tuple[NomogramRow, ...
     total = sum(line.points for line in rows)
     span = max(sum(max(line.low_points, line.high_points) for line in rows), total, 1.0)
     page.box(MARGIN, y - row / 2, WIDTH - MARGIN, y - row / 2 + 1, LINE)
-    page.text((MARGIN, y), say("nomogram.total", total=f"{total:.0f}"), size=19, anchor="lm", width=_LEFT - MARGIN - 16)
+    page.text((MARGIN, y), say("nomogram.total", total=wording.points_words(rows)), size=19, anchor="lm", width=_LEFT - MARGIN - 16)
     page.box(_LEFT, y, _RIGHT, y + 2, MUTED)
     for points in range(0, int(span) + 1, 20 if span <= 240 else 50):
         page.box(_x(points, span), y - 5, _x(points, span) + 1, y + 7, MUTED)
-        page.text((_x(points, span), y - 9), str(points), size=15, colour=MUTED, anchor="md")
+        if abs(_x(points, span) - _x(total, span)) > _MARK_ROOM:
+            page.text((_x(points, span), y - 9), str(points), size=15, colour=MUTED, anchor="md")
     below = y + row * 0.72
     page.text((MARGIN, below), say("nomogram.probability"), size=19, anchor="lm")
     page.box(_LEFT, below, _RIGHT, below + 2, MUTED)

@@ -67,17 +67,19 @@ def build_report(
 def build_refusal_report(sources: Sequence[Dataset], refusal: Refusal, run: Run, *, others: Sequence[Dataset]) -> Dataset:
     """Return the short SR that says that, and why, there is no result; ``others`` are objects that show it."""
     word, context = wording.refusal_word(refusal), run.context
+    state = wording.state_words(refusal, run.say)
     name, title = codes.stem(context.spec.finding), wording.title(refusal.system, refusal.title, run.say)
     head = [
-        text(codes.COMMENT, run.say("result.no_result", word=word, title=title), run),
+        text(codes.COMMENT, run.say("result.no_result", word=state, title=title), run),
         *(text(codes.REASON, run.say.translate(reason), run) for reason in refusal.reasons),
     ]
     tail = [text(codes.FOUND, line, run) for line in refusal.found]
     evaluations = [
+        evaluate(codes.USE, codes.RUO),
         evaluate(codes.REFUSAL, codes.REFUSALS.get(refusal.code, codes.REFUSAL_OTHER)),
         *([evaluate(codes.SERIES_QUALITY, codes.NON_DIAGNOSTIC_QUALITY)] if refusal.code in codes.UNREADABLE else []),
         *(evaluate(codes.QUALITY_FINDING, finding) for finding in judge_refusal(refusal)),
-        evaluate(codes.RUN_STATUS, codes.NONE_SUCCEEDED),
+        evaluate(codes.RUN_STATUS, codes.ALL_WITHOUT_FINDINGS if _found_nothing(refusal) else codes.NONE_SUCCEEDED),
     ]
     group = Group(
         tracking_identifier=track(f"{name} {word}", run),
@@ -96,6 +98,11 @@ def build_refusal_report(sources: Sequence[Dataset], refusal: Refusal, run: Run,
         description=description,
         missing=f"{word}: there is no result",
     )
+
+
+def _found_nothing(refusal: Refusal) -> bool:
+    """Tell whether all that ran succeeded: the segmentation network saw the images and marked no tumour."""
+    return refusal.drawing is not None and not refusal.drawing.mask.array.any()
 
 
 def _image_library(evidence: Evidence) -> sr.ContainerContentItem:

@@ -89,6 +89,6 @@ def _draw_step(page: Page, scale: _Scale, name: str, step: tuple[float, float], 
     page.box(scale.x(start), middle - row / 2 - half + 4, scale.x(start) + 1, middle, LINE)
     page.box(low, middle - half, max(high, low + 1), middle + half, FOR if change >= 0 else AGAINST)
     if change >= 0:
-        page.text((high + 8, middle), f"{change:+.2f}", size=15, anchor="lm")
+        page.text((high + 8, middle), wording.log_odds_words(change), size=15, anchor="lm")
     else:
-        page.text((low - 8, middle), f"{change:+.2f}", size=15, anchor="rm")
+        page.text((low - 8, middle), wording.log_odds_words(change), size=15, anchor="rm")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pipelines.features import clinical
 from pipelines.spec import PipelineSpec
@@ -14,6 +14,7 @@ from pipelines.types import (
     Contribution,
     ImageVolume,
     Measurement,
+    NomogramRow,
     Outcome,
     Prediction,
     Refusal,
@@ -27,6 +28,7 @@ from structured_reports.language import Messages
 
 _MAX_WORDS = codes.MAX_MEANING - len("SHAP ")
 _MAX_DECIMALS = 4  # of a percentage
+_SIZES = (codes.VOLUME.value, codes.LONG_AXIS.value, codes.SHORT_AXIS.value)  # of the tumour, in the summary
 _LOG = re.compile(r"log-sigma-(\d+)-(\d+)-mm-3D")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _NUMBERED = {"cnn": "term.deep_feature", "pca": "term.component"}  # blocks whose features are numbers
@@ -48,8 +50,24 @@ def banner(status: BundleStatus | None, say: Messages) -> str:
 
 
 def refusal_word(refusal: Refusal) -> str:
-    """Return the state of a job without a result, as series descriptions and headings name it."""
+    """Return the state of a job without a result, as descriptions of the objects name it: they are English."""
     return "FAILED" if refusal.failed else "REFUSED"
+
+
+def state_words(refusal: Refusal, say: Messages) -> str:
+    """Return the state of a job without a result for a person."""
+    return say("refusal.failed" if refusal.failed else "refusal.refused")
+
+
+def refusal_kind(refusal: Refusal, say: Messages) -> str:
+    """Say in general why there is no result, as the coded reason does."""
+    code = codes.REFUSALS.get(refusal.code, codes.REFUSAL_OTHER)
+    return say.known(f"refusal.{code.value}", code.meaning)
+
+
+def sentence(words: str) -> str:
+    """Return words as the beginning of a sentence."""
+    return words[:1].upper() + words[1:]
 
 
 def notice(context: ReportContext, status: BundleStatus | None, say: Messages) -> str:
@@ -123,8 +141,7 @@ def call_words(spec: PipelineSpec, prediction: Prediction, say: Messages) -> str
         top = most_probable(prediction)
         return outcome_words(top, say) if top else title(prediction.system, prediction.title, say)
     words = spec.positive if prediction.call == "positive" else spec.negative
-    words = say.known(f"system.{spec.name}.{prediction.call}", words)
-    return words[:1].upper() + words[1:]
+    return sentence(say.known(f"system.{spec.name}.{prediction.call}", words))
 
 
 def most_probable(prediction: Prediction) -> Outcome | None:
@@ -134,8 +151,32 @@ def most_probable(prediction: Prediction) -> Outcome | None:
 
 def outcome_words(outcome: Outcome, say: Messages) -> str:
     """Name a class, an axis or an assumption."""
-    words = say.known(f"outcome.{outcome.code.value}", outcome.words)
-    return words[:1].upper() + words[1:]
+    return sentence(answer_words(outcome.words, say))
+
+
+def answer_words(words: str, say: Messages) -> str:
+    """Name an answer that a system can give, by its English words."""
+    return say.known(f"answer.{words}", words)
+
+
+def risk_words(category: Code, say: Messages) -> str:
+    """Name a risk category."""
+    return say.known(f"risk.{category.value}", category.meaning)
+
+
+def log_odds_words(value: float) -> str:
+    """Write a Shapley value with two decimals; a smaller one with two digits."""
+    return f"{value:+.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:+.1g}"
+
+
+def points_words(rows: Sequence[NomogramRow]) -> str:
+    """Write the sum of a nomogram's points."""
+    return f"{sum(row.points for row in rows):.0f}"
+
+
+def row_title(row: NomogramRow, say: Messages) -> str:
+    """Name a line of a nomogram."""
+    return sentence(say.known(f"clinical.{row.name.removeprefix(clinical.FEATURE_PREFIX)}", say.known(f"answer.{row.words}", row.words)))
 
 
 def summary(spec: PipelineSpec, prediction: Prediction, say: Messages) -> str:
@@ -153,15 +194,25 @@ def summary(spec: PipelineSpec, prediction: Prediction, say: Messages) -> str:
     return say("result.summary", threshold=percent_words(prediction.threshold, places), **values)
 
 
+def summary_of_input(measurements: Sequence[Measurement], roi: Roi, n_flags: int, say: Messages) -> str:
+    """Return, in a short sentence each, how large the tumour is, whose region it is, and whether something about the input is flagged."""
+    sizes = [
+        say("result.size", name=name, value=value)
+        for name, value in (measurement_words(m, say) for m in measurements if m.name.value in _SIZES)
+    ]
+    quality = say("result.flagged", count=n_flags) if n_flags else say("result.unflagged")
+    told = [say("result.sizes", sizes=", ".join(sizes))] if sizes else []
+    return " ".join([*told, say("result.region", region=region_words(roi, say)), quality])
+
+
 def limits(prediction: Prediction, say: Messages) -> list[str]:
     """Return what else must be said with the probability: answers that are not excluded, classes that are, other assumptions."""
     words = []
     if prediction.plausible and prediction.coverage is not None:
         coverage = f"{100 * prediction.coverage:.0f} %"
-        classes = {o.words: outcome_words(o, say) for o in prediction.outcomes if o.kind == "class"}
-        words.append(say("result.plausible", coverage=coverage, answers=", ".join(classes.get(a, a) for a in prediction.plausible)))
+        words.append(say("result.plausible", coverage=coverage, answers=", ".join(answer_words(a, say) for a in prediction.plausible)))
     if prediction.unpredictable:
-        words.append(say("result.unpredictable", classes=", ".join(prediction.unpredictable)))
+        words.append(say("result.unpredictable", classes=", ".join(answer_words(c, say) for c in prediction.unpredictable)))
     if (threshold := prediction.threshold) is not None and _status_decides(prediction, threshold):
         words.append(say("result.straddle", threshold=percent_words(threshold, decimals(prediction))))
     others = (o for o in prediction.outcomes if o.kind in ("alternative", "without"))
@@ -199,9 +250,14 @@ def clinical_name(name: str) -> str:
     return clinical.title_of(name) if known else name.replace("_", " ")
 
 
-def clinical_words(value: ClinicalValue) -> str:
+def clinical_title(name: str, say: Messages) -> str:
+    """Name a clinical value for a person, in the language of the page."""
+    return say.known(f"clinical.{name}", clinical_name(name))
+
+
+def clinical_words(value: ClinicalValue, say: Messages) -> str:
     """Say what a clinical value is and whose."""
-    return f"{clinical_name(value.name)}: {value.words} ({value.source})"
+    return f"{clinical_title(value.name, say)}: {value.words} ({value.source})"
 
 
 def series_words(image: ImageVolume) -> str:
@@ -236,7 +292,7 @@ def feature_words(contribution: Contribution, say: Messages) -> str:
         kind = _NUMBERED[block] if contribution.feature.isdigit() else "term.network"
         return say(kind, role=role, number=contribution.feature)[:_MAX_WORDS]
     if block == "value":
-        return clinical_name(contribution.feature)[:_MAX_WORDS]
+        return clinical_title(contribution.feature, say)[:_MAX_WORDS]
     if block == "model":
         return say("term.image_score")[:_MAX_WORDS]
     image, _, rest = contribution.feature.partition("_")

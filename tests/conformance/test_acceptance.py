@@ -10,7 +10,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,69 +21,20 @@ from pydicom import Dataset, dcmread
 from pydicom.sr._concepts_dict import concepts
 from pynetdicom import AE
 
-from pipelines.types import Code, Drawing, Measurement, Outcome, Refusal
+from pipelines.types import Code, Drawing, Measurement, Refusal
 from structured_reports import codes, uids
-from structured_reports.canvas import drawable
-from structured_reports.language import load_messages
+from structured_reports.canvas import describe_missing_font
 from tests import us
 from tests.conformance.tools import complaints, differences, pixelmed, run
 from tests.e2e import servers
 from tests.foreign import missing
-from tests.results import (
-    ADC,
-    EIGHT_CLASSES,
-    ML,
-    MM,
-    MM2_S,
-    VOLUME,
-    Result,
-    make_classes,
-    make_context,
-    make_enhanced,
-    make_prediction,
-    make_result,
-    make_ultrasound,
-    save_objects,
-)
+from tests.pages import recorded
+from tests.results import ADC, MM, MM2_S, Result, make_context, make_result, save_objects
+from tests.shapes import SHAPES, make_chinese
 
 # Codes that pydicom's dictionary does not carry; where each was verified is in docs/outputs.md.
 VERIFIED_ELSEWHERE = {"371512006", "24869-0", "en", "zh", "MR", "US", "8071/3", "8072/3", "8073/3"}
 UNITS = {"%", "1", "ml", "mm", "mm2", "10-6.mm2/s", "mm2/s", "s/mm2", "{pixels}"}
-_ALTERNATIVES = tuple(
-    Outcome(Code(f"P.LNM.N{i}", "99CERVINODE", f"Probability if MRI nodes are {words}"), p, "alternative", f"MRI nodes {words}")
-    for i, (words, p) in enumerate((("negative", 0.31), ("positive", 0.81)))
-)
-
-
-def _withheld() -> Result:
-    result = make_result(measurements=(Measurement(VOLUME, 10.56, ML), Measurement(ADC, 912.0, codes.MICRO_MM2_PER_S)))
-    prediction = make_prediction(call="withheld", outcomes=_ALTERNATIVES, plausible=("positive", "negative"), coverage=0.9)
-    return replace(result, prediction=prediction)
-
-
-def _cine() -> Result:
-    """Make an ultrasound run with what its system measures of a section."""
-    result = make_ultrasound(us.Picture(frames=3))
-    measurements = (Measurement(codes.AREA, 412.0, codes.MM2), Measurement(codes.LONG_AXIS, 24.1, MM))
-    return replace(result, evidence=replace(result.evidence, measurements=measurements))
-
-
-def _chinese() -> Result:
-    result = make_result(SpecificCharacterSet="GB18030", PatientName="Wang^XiaoDong=王^小东")
-    return replace(result, context=replace(result.context, language="zh"))
-
-
-SHAPES: dict[str, Callable[[], Result]] = {
-    "mr": make_result,
-    "withheld": _withheld,
-    "classes": make_classes,
-    "eight classes": lambda: make_classes(EIGHT_CLASSES),
-    "ultrasound": make_ultrasound,
-    "cine": _cine,
-    "uncalibrated": lambda: make_ultrasound(us.Picture(regions=()), activation=False),
-    "chinese": _chinese,
-    "enhanced": make_enhanced,
-}
 
 
 @dataclass(frozen=True)
@@ -271,6 +222,7 @@ def test_12_probabilities_are_percentages_within_their_bounds(case: Case) -> Non
             assert low <= value <= high
             assert found["371886008"][0] == pytest.approx(high - value, abs=0.01)
             assert found["371885007"][0] == pytest.approx(value - low, abs=0.01)
+            assert found["371886008"][1] == found["371885007"][1] == "%"
     if "classes" in case.name:
         axes = {o.code.value for o in case.result.prediction.outcomes if o.kind == "axis"}
         classes = [v for name, (v, unit) in numbers(case.read("sr")).items() if name.startswith("P.") and name not in axes | {finding}]
@@ -359,13 +311,31 @@ def test_16_numbers_that_are_none_are_left_out_and_named(tmp_path: Path) -> None
     assert all(f"{name}: not a finite number" in said for name in ("Test 0", "Test 1", "ADC, mean"))
 
 
-def test_17_without_a_tumour_there_is_a_report_and_nothing_else(tmp_path: Path) -> None:
+def test_17_without_a_region_there_are_a_page_and_a_report_and_nothing_else(tmp_path: Path) -> None:
     refusal = Refusal("olnm_mri", "Occult lymph node metastasis (MRI)", "MISSING_ROI", ("No tumour was found.",))
     files = save_objects(make_result().refuse(refusal), tmp_path)
-    assert list(files) == ["sr"]
+    assert list(files) == ["sc1", "sr"]
     report = dcmread(files["sr"])
-    assert "111245" in {i.ConceptCodeSequence[0].CodeValue for i in items(report) if i.ValueType == "CODE"}
+    assert run_status(report) == "111245"
     assert not any(name.startswith("P.") for name in numbers(report))
+
+
+def run_status(report: Dataset) -> str:
+    """Return the CAD Processing and Findings Summary."""
+    (item,) = (i for i in items(report) if i.ValueType == "CODE" and i.ConceptNameCodeSequence[0].CodeValue == "111017")
+    return str(item.ConceptCodeSequence[0].CodeValue)
+
+
+def test_17_network_that_finds_no_tumour_succeeded_without_findings(tmp_path: Path) -> None:
+    result = make_result()
+    image, roi = result.evidence.volumes[result.evidence.roi.role], result.evidence.roi.volume
+    drawing = Drawing(image, roi.with_array(np.zeros_like(roi.array)))
+    reason = "no roi was sent and the segmenter found no tumour on T2W_FS"
+    refusal = Refusal("olnm_mri", "Occult lymph node metastasis (MRI)", "MISSING_ROI", (reason,), drawing=drawing)
+    files = save_objects(result.refuse(refusal), tmp_path)
+    assert list(files) == ["sc1", "sc2", "sr"]
+    assert run_status(dcmread(files["sr"])) == "111241"
+    assert numbers(dcmread(files["sr"])) == {}
 
 
 def test_17_drawing_that_cannot_be_used_comes_as_a_picture_and_no_segmentation(tmp_path: Path) -> None:
@@ -374,9 +344,10 @@ def test_17_drawing_that_cannot_be_used_comes_as_a_picture_and_no_segmentation(t
     drawing = Drawing(image, result.evidence.roi.volume)
     refusal = Refusal("olnm_mri", "Occult lymph node metastasis (MRI)", "MISSING_ROI", (reason,), drawing=drawing)
     files = save_objects(result.refuse(refusal), tmp_path)
-    assert sorted(files) == ["sc1", "sr"]
+    assert sorted(files) == ["sc1", "sc2", "sr"]
     for path in files.values():
         assert complaints(path, "Error") == []
+    assert run_status(dcmread(files["sr"])) == "111245"
     assert not any(name.startswith("P.") for name in numbers(dcmread(files["sr"])))
 
 
@@ -433,7 +404,7 @@ def test_18_orthanc_gives_back_what_it_got(name: str, tmp_path: Path) -> None:
 
 
 def test_chinese_words_reach_the_report_and_its_language_says_so(tmp_path: Path) -> None:
-    report = dcmread(_chinese().save(tmp_path)["sr"])
+    report = dcmread(make_chinese().save(tmp_path)["sr"])
     language = next(i for i in items(report) if i.ConceptNameCodeSequence[0].CodeValue == "121049")
     assert language.ConceptCodeSequence[0].CodeValue == "zh"
     texts = [i.TextValue for i in items(report) if i.ValueType == "TEXT"]
@@ -457,8 +428,10 @@ def test_language_gives_way_to_the_bytes_of_the_identity(identity: dict[str, obj
     assert spoken.ConceptCodeSequence[0].CodeValue == language
 
 
-def test_chinese_pages_need_a_font() -> None:
-    say = load_messages("zh")
-    if drawable(say).language == "en":
-        missing("a font with Chinese letters")
-    assert drawable(say) is say
+def test_chinese_pages_are_chinese_where_there_is_a_font() -> None:
+    if words := describe_missing_font("zh"):
+        missing(words)
+    with recorded() as lines:
+        make_chinese().build()
+    assert {"演示模型 - 不得用于临床", "疑有隐匿性淋巴结转移", "概率不低于判定阈值 48.2 %", "肿瘤"} <= set(lines)
+    assert not {"DEMO MODEL - NOT FOR CLINICAL USE", "Tumour"} & set(lines)

@@ -125,17 +125,17 @@ def test_dsrdump_reads_a_separate_report_that_begins_with_the_warning(folder: Pa
 
 
 @pytest.mark.parametrize("failed", [False, True])
-def test_refusal_is_a_valid_report_with_its_reasons(result: Result, tmp_path: Path, failed: bool) -> None:
+def test_refusal_is_a_page_and_a_valid_report_with_its_reasons(result: Result, folder: Path, tmp_path: Path, failed: bool) -> None:
     refusal = Refusal(REFUSAL.system, REFUSAL.title, "BUNDLE" if failed else REFUSAL.code, REFUSAL.reasons, REFUSAL.found, failed)
-    (tmp_path / "sources").mkdir()
     files = save_objects(result.refuse(refusal), tmp_path)
-    assert list(files) == ["sr"]
-    assert complaints(files["sr"], "Error", "Warning") == []
+    assert list(files) == ["sc1", "sr"]
+    assert [complaints(path, "Error", "Warning") for path in files.values()] == [[], []]
+    assert differences(*(folder / "sources").glob("*.dcm"), *files.values()) == []
     said = run("/usr/bin/dsrdump", "+Pc", "+Pl", files["sr"])
     assert said.index("RESEARCH USE ONLY") < said.index("Imaging Measurements")
     for words in ("This is not a negative result", "111245", *REFUSAL.reasons, "t2_tse_sag"):
         assert words in said
-    assert ("FAILED" if failed else "REFUSED") in dcmread(files["sr"]).SeriesDescription
+    assert all(("FAILED" if failed else "REFUSED") in dcmread(path).SeriesDescription for path in files.values())
 
 
 @pytest.mark.filterwarnings("ignore:Failed to decode byte string")

@@ -21,6 +21,7 @@ from node.storage.files import StudyStore
 from node.storage.ledger import FILE_NAME, Ledger
 from node.storage.records import PlannedJob, ReceivedInstance
 from pipelines.systems import catalogue
+from structured_reports import canvas
 from tests import mr
 from tests.bundles import write_bundle
 from tests.e2e.conftest import Pacs
@@ -114,7 +115,18 @@ def test_wrong_address_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_config_check_names_systems_and_bundles(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "check", "--config", str(config)]) == 0
-    assert "system olnm_mri: bundle test-1 (demo)" in capsys.readouterr().out
+    assert "system olnm_mri: bundle test-1 (demo)" in (out := capsys.readouterr().out)
+    assert "WARNING" not in out
+
+
+def test_config_check_warns_of_a_language_that_captures_cannot_be_in(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text(config.read_text().replace("[node]", '[node]\nlanguage = "zh"', 1))
+    monkeypatch.setattr(canvas, "_font_file", lambda language: None)
+    assert main(["config", "check", "--config", str(config)]) == 0
+    assert "WARNING: [node] language: there is no font for the language 'zh'" in (out := capsys.readouterr().out)
+    assert "fonts-wqy-microhei or fonts-noto-cjk" in out
 
 
 def test_models_are_listed_and_verified(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -247,8 +247,8 @@ def test_job_that_kills_its_worker_each_time_fails_visibly(site: Site, study: li
     site.wait(lambda: (jobs := site.jobs()) and all(job.state in FINAL for job in jobs))
     (job,) = site.jobs()
     assert job.state is JobState.FAILED and job.outcome is not None and job.outcome.code == "WORKER_LOST"
-    (report,) = site.pacs.received
-    assert report.Modality == "SR", "the radiologist is told"
+    page, report = site.pacs.received
+    assert (page.Modality, report.Modality) == ("OT", "SR"), "the radiologist is told"
     assert "died 3 times" in _text(report)
 
 

@@ -98,8 +98,9 @@ def test_incomplete_study_comes_back_as_a_refused_report(hospital: Hospital, mak
     assert store(hospital.app, study) == [0x0000] * 6
     (job,) = hospital.ended(study, 1)
     assert job.state is JobState.REFUSED and job.outcome and job.outcome.code == "MISSING_SEQUENCE"
-    (report,) = hospital.received(study)
-    assert report.Modality == "SR" and report.StudyInstanceUID == study[0].StudyInstanceUID and report.PatientID == study[0].PatientID
+    page, report = hospital.received(study)
+    assert (page.Modality, report.Modality) == ("OT", "SR")
+    assert report.StudyInstanceUID == study[0].StudyInstanceUID and report.PatientID == study[0].PatientID
     assert "no T1W series found" in _text(report) and "t2_tse_tra" in _text(report)
     assert "read" in job.outcome.timings_s
 
@@ -109,7 +110,7 @@ def test_ct_is_refused_with_what_was_found(hospital: Hospital, make_study: MakeS
     store(hospital.app, study)
     (job,) = hospital.ended(study, 1)
     assert job.state is JobState.REFUSED
-    assert "(CT, 3 images)" in _text(hospital.received(study)[0])
+    assert "(CT, 3 images)" in _text(hospital.received(study)[-1])
 
 
 def test_two_patients_under_one_study_are_refused_and_kept(hospital: Hospital, make_study: MakeStudy) -> None:
@@ -119,7 +120,8 @@ def test_two_patients_under_one_study_are_refused_and_kept(hospital: Hospital, m
     assert store(hospital.app, study) == [0x0000] * 6
     (job,) = hospital.ended(study, 1)
     assert job.outcome and job.outcome.code == "MIXED_PATIENTS"
-    (report,) = hospital.received(study)
+    page, report = hospital.received(study)
+    assert page.PatientID == report.PatientID
     everything = str(report)
     assert ("OTHER" in everything) != (study[0].PatientID in everything), "a report names one of the patients, never both"
 

@@ -252,14 +252,14 @@ def _collect(site: Site, study: Path) -> dict[str, bytes]:
 def test_real_study_without_the_sequences_is_refused_with_reasons(site: Site, real_pelvis: Path, phantom: Path, tmp_path: Path) -> None:
     servers.storescu(_images(real_pelvis), site.port, calling="MODALITY")
     results = site.wait_for(Comprehensive3DSRStorage)
-    assert set(results) == {Comprehensive3DSRStorage}
-    (sr,) = site.datasets()
+    assert set(results) == {SecondaryCaptureImageStorage, Comprehensive3DSRStorage}
+    page, sr = sorted(site.datasets(), key=lambda d: str(d.Modality))
     text = _texts(sr)
     assert "no T1W series found" in text
     assert "no T2W_FS series found" in text
     assert "t2_tse_tra" in text
     assert sr.PatientID == "ProstateX-0001"
-    _judge([sr], tmp_path)
+    _judge([page, sr], tmp_path)
     assert [(j["state"], j["outcome"]["code"]) for j in _jobs(tmp_path / "node.toml")] == [("REFUSED", "MISSING_SEQUENCE")]
     servers.storescu(phantom, site.port, calling="MODALITY")  # the node stays healthy
     site.wait_for(SegmentationStorage)

@@ -136,8 +136,7 @@ def test_bad_images_are_refused_by_name(bench: Bench, spoil: Spoil, code: str, w
     outcome = bench.run(bench.order(spoil=spoil))
     assert (outcome.status, outcome.code) == (ResultStatus.REFUSED, code)
     assert words in outcome.reasons[0] and "t1_tse_tra" in outcome.reasons[0]
-    (report,) = bench.objects(outcome)
-    assert report.Modality == "SR"
+    assert [ds.Modality for ds in bench.objects(outcome)] == ["OT", "SR"]
 
 
 @pytest.mark.parametrize("problem", ["no bundle", "other bundle", "altered file", "not signed", "unknown system"])
@@ -159,7 +158,7 @@ def test_wrong_models_fail_with_a_report(bench: Bench, tmp_path: Path, problem: 
         order = order.model_copy(update={"system": "unknown"})
     outcome = bench.run(order)
     assert (outcome.status, outcome.code) == (ResultStatus.FAILED, "BUNDLE")
-    assert [ds.Modality for ds in bench.objects(outcome)] == ([] if problem == "unknown system" else ["SR"])
+    assert [ds.Modality for ds in bench.objects(outcome)] == ([] if problem == "unknown system" else ["OT", "SR"])
 
 
 def test_unexpected_error_fails_without_quoting_it(bench: Bench) -> None:
@@ -167,7 +166,7 @@ def test_unexpected_error_fails_without_quoting_it(bench: Bench) -> None:
     broken = order.chosen[0].model_copy(update={"series_instance_uid": "1.2.3"})
     outcome = bench.run(order.model_copy(update={"chosen": (broken, *order.chosen[1:])}))
     assert (outcome.status, outcome.code, outcome.reasons) == (ResultStatus.FAILED, "INTERNAL", ("internal error: KeyError",))
-    assert [ds.Modality for ds in bench.objects(outcome)] == ["SR"]
+    assert [ds.Modality for ds in bench.objects(outcome)] == ["OT", "SR"]
 
 
 def _name_the_frame_at_length(datasets: list[Dataset]) -> None:
@@ -211,8 +210,9 @@ def test_predict_writes_objects_and_summary(tmp_path: Path, models: Path) -> Non
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["results"][0]["system"], summary["results"][0]["status"]) == ("olnm_mri", "REFUSED")
     assert result.outcome.status is ResultStatus.REFUSED
-    (item,) = summary["objects"]
-    assert pydicom.dcmread(out / item["path"]).SOPInstanceUID == item["sop_instance_uid"]
+    assert len(summary["objects"]) == 2  # page and report
+    for item in summary["objects"]:
+        assert pydicom.dcmread(out / item["path"]).SOPInstanceUID == item["sop_instance_uid"]
     assert "read" in summary["timings_s"]
 
 
@@ -285,4 +285,4 @@ def test_predict_names_the_bad_file_and_keeps_the_rest(tmp_path: Path, models: P
     (result,) = predict(study, tmp_path / "out", specs=[SPEC], models_root=models, station="CERVINODE")
     assert result.outcome.status is ResultStatus.REFUSED
     assert "broken.dcm" in " ".join(result.outcome.reasons)
-    assert len(result.outcome.objects) == 1
+    assert len(result.outcome.objects) == 2

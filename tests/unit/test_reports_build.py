@@ -211,7 +211,8 @@ def test_versions_are_told_apart(result: Result, objects: list[Dataset]) -> None
         "[RUO] DEMO OLNM v2",
     ]
     assert first_comment(again[-1]).endswith(" Version 2, replaces the result of 2026-01-02 09:30:15.")
-    (refusal,) = second.refuse(REFUSAL)
+    page, refusal = second.refuse(REFUSAL)
+    assert page.SeriesDescription == "[RUO] OLNM v2 REFUSED pages"
     assert refusal.SeriesDescription == "[RUO] OLNM v2 REFUSED"
     assert "Version 2, replaces" in first_comment(refusal)
     assert "ersion" not in first_comment(objects[-1])
@@ -224,7 +225,7 @@ def test_version_is_named_where_its_predecessor_left_no_report() -> None:
 def test_mark_comes_before_everything_that_was_found(result: Result, objects: list[Dataset]) -> None:
     for report, words in (
         (objects[-1], "DEMO MODEL - NOT FOR CLINICAL USE. RESEARCH USE ONLY"),
-        (result.refuse(REFUSAL)[0], "RESEARCH USE ONLY"),
+        (result.refuse(REFUSAL)[-1], "RESEARCH USE ONLY"),
     ):
         assert first_comment(report).startswith(words)
     assert all(d.get("ContentDescription", d.get("DerivationDescription", "DEMO")).startswith("DEMO") for d in objects)
@@ -335,10 +336,10 @@ def test_refusal_refers_only_to_the_patient_it_is_filed_under(result: Result) ->
     stranger = copy.deepcopy(result.sources[-1])
     stranger.PatientID = "T-2"
     refusal = Refusal("olnm_mri", "Occult lymph node metastasis (MRI)", "MIXED_PATIENTS", ("Two patients.",))
-    (report,) = Result((*result.sources[:-1], stranger), result.prediction, result.evidence, result.context).refuse(refusal)
+    page, report = Result((*result.sources[:-1], stranger), result.prediction, result.evidence, result.context).refuse(refusal)
     referred = {e.value for e in report.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
     assert stranger.SOPInstanceUID not in referred
-    assert len(referred) == len(result.sources) - 1
+    assert referred == {d.SOPInstanceUID for d in (*result.sources[:-1], page)}
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -362,7 +363,7 @@ def test_series_may_differ_in_what_is_not_identity(result: Result, keyword: str,
     changed = Result(sources, result.prediction, replace(result.evidence, volumes=volumes), result.context)
     expected = volumes[SeriesRole.T2W_FS].sources[0].get(keyword)
     assert all(d.get(keyword) == expected for d in changed.build())
-    assert changed.refuse(REFUSAL)[0].get(keyword) == sources[0].get(keyword)
+    assert all(d.get(keyword) == sources[0].get(keyword) for d in changed.refuse(REFUSAL))
 
 
 def test_region_object_without_patient_study_attributes_may_come_first() -> None:
@@ -388,12 +389,12 @@ def test_refusal_of_a_study_with_unknown_objects_is_written(result: Result) -> N
     strange = copy.deepcopy(result.sources[0])
     strange.SOPClassUID = "1.2.3.4"
     refusal = Refusal("olnm_mri", "Occult lymph node metastasis (MRI)", "INPUT", ("Nothing usable.",))
-    (report,) = Result((strange,), result.prediction, result.evidence, result.context).refuse(refusal)
-    assert report.PatientName == strange.PatientName
+    page, report = Result((strange,), result.prediction, result.evidence, result.context).refuse(refusal)
+    assert page.PatientName == report.PatientName == strange.PatientName
 
 
 def test_unknown_refusal_code_is_reported_as_technical_failure(result: Result) -> None:
-    (report,) = result.refuse(Refusal("olnm_mri", "Occult", "BUNDLE", ("The bundle is damaged.",), failed=True))
+    _, report = result.refuse(Refusal("olnm_mri", "Occult", "BUNDLE", ("The bundle is damaged.",), failed=True))
     assert "R.FAILURE" in {i.ConceptCodeSequence[0].CodeValue for i in _items(report) if i.ValueType == "CODE"}
     assert report.SeriesDescription == "[RUO] OLNM FAILED"
     assert (report.CompletionFlag, report.CompletionFlagDescription) == ("PARTIAL", "FAILED: there is no result")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
 from pipelines.types import Contribution, Drawing, Measurement, Refusal, SeriesRole
-from structured_reports.canvas import AGAINST, BACKGROUND, FOR, OUTLINE, Page, colour_map
+from structured_reports import wording
+from structured_reports.canvas import AGAINST, BACKGROUND, FOR, OUTLINE, Page, colour_map, drawable
 from structured_reports.context import Predecessor
 from structured_reports.facts import draw_facts
 from structured_reports.heatmap import draw_heatmap
 from structured_reports.images import key_slice
 from structured_reports.language import load_messages
 from structured_reports.summary import draw_summary
+from tests.pages import recorded
 from tests.results import ADC, CREATED_AT, MM2_S, Result, make_classes, make_context, make_prediction, make_result, make_ultrasound
 
 EN = load_messages("en")
@@ -168,6 +171,53 @@ def test_page_without_contributions_or_letters_that_the_font_lacks(result: Resul
     assert not is_colour(pixels[335:700, :600], FOR).any()
 
 
+FOUND = tuple(f'series {i} "t2_tse_tra" (MR, 19 images): no role, echo time 102 ms' for i in range(40))
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("failed", [False, True])
+def test_refusal_page_says_state_reasons_and_what_was_found(result: Result, language: str, failed: bool) -> None:
+    reasons = ("no T2W_FS series found", "no DWI with b near 800 s/mm2 series found")
+    refusal = Refusal(
+        "olnm_mri", "Occult lymph node metastasis (MRI)", "BUNDLE" if failed else "MISSING_SEQUENCE", reasons, FOUND[:2], failed
+    )
+    with recorded() as lines:
+        page, _ = replace(result, context=make_context(language=language)).refuse(refusal)
+    say = drawable(load_messages(language))
+    state, kind = ("failed", "R.FAILURE") if failed else ("refused", "R.SEQUENCE")
+    kinds = {"R.FAILURE": "The analysis failed for a technical reason", "R.SEQUENCE": "A required sequence is missing"}
+    expected = {say("status.research"), say(f"refusal.{state}"), say("refusal.not_negative"), say.known(f"refusal.{kind}", kinds[kind])}
+    expected |= {wording.sentence(say.translate(r)) for r in reasons} | set(FOUND[:2])
+    expected.add(say.known("system.olnm_mri.title", refusal.title))
+    assert expected <= set(lines)
+    assert (page.ImageType[3], page.BurnedInAnnotation, page.InstanceNumber) == ("REFUSAL", "NO", 1)
+    assert page.SourceImageSequence[0].ReferencedSOPInstanceUID in {d.SOPInstanceUID for d in result.sources}
+
+
+def test_crowded_refusal_page_counts_what_it_leaves_out_and_keeps_its_margins(result: Result) -> None:
+    reasons = tuple(
+        f"series {i} has a gap of 13.5 mm between two slices, {'which is more than between the others, ' * 3}" for i in range(12)
+    )
+    with recorded() as lines:
+        page, _ = result.refuse(Refusal("olnm_mri", "A very long title " * 6, "BAD_GEOMETRY", reasons, FOUND))
+    left_out = [int(line.split()[1]) for line in lines if line.startswith("+ ")]
+    whole = [sum(line.startswith(start) for line in lines) for start in ("Series ", "series ")]
+    assert [a + b for a, b in zip(left_out, whole, strict=True)] == [12, 40]
+    assert min(whole) >= 2
+    pixels = page.pixel_array
+    for edge in (pixels[:4], pixels[-3:], pixels[:, :12], pixels[:, -12:], pixels[:92, :110], pixels[-48:, :110], pixels[-48:, -110:]):
+        assert is_colour(edge, BACKGROUND).all()
+    assert is_colour(pixels[709:716], BACKGROUND).all()
+
+
+def test_word_longer_than_a_line_is_broken_at_its_joints() -> None:
+    page, name = Page(400, 100), "T2W_FS:radiomics:log-sigma-2-0-mm-3D_glszm_SmallAreaHighGrayLevelEmphasis"
+    lines = page.wrap(f"Outside the training range: {name}", size=16, width=300, lines=9)
+    assert "".join(lines).endswith(name)
+    assert all(page.width(line, size=16) <= 300 for line in lines)
+    assert all(line[-1] in ":_-" or following[0].isupper() for line, following in pairwise(lines[1:]))
+
+
 def _drawn(result: Result, *, marked: bool) -> Refusal:
     image = result.evidence.volumes[SeriesRole.T2W_FS]
     mask = result.evidence.roi.volume if marked else result.evidence.roi.volume.with_array(np.zeros_like(result.evidence.roi.volume.array))
@@ -177,7 +227,7 @@ def _drawn(result: Result, *, marked: bool) -> Refusal:
 
 @pytest.mark.parametrize("marked", [True, False])
 def test_refused_drawing_is_shown_beside_its_slice(result: Result, marked: bool) -> None:
-    page, report = result.refuse(_drawn(result, marked=marked))
+    _, page, report = result.refuse(_drawn(result, marked=marked))
     areas = np.count_nonzero(result.evidence.roi.volume.array, axis=(1, 2))
     index = int(areas.argmax()) if marked else len(areas) // 2
     source = result.evidence.volumes[SeriesRole.T2W_FS].sources[index]

@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from dataclasses import replace
+from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import numpy as np
@@ -260,7 +261,7 @@ def test_refusals_state_coded_findings(code: str, reason: str, expected: tuple[C
 
 def test_refusal_says_as_what_the_bundle_was_in_use(result: Result) -> None:
     refusal = Refusal("olnm_mri", "Occult lymph node metastasis (MRI)", "BAD_GEOMETRY", ("Slices are missing.",))
-    plain, demo = (replace(result, context=make_context(bundle_status=status)).refuse(refusal)[0] for status in (None, BundleStatus.DEMO))
+    plain, demo = (replace(result, context=make_context(bundle_status=status)).refuse(refusal)[-1] for status in (None, BundleStatus.DEMO))
     assert "DEMO" not in plain.SeriesDescription
     assert "DEMO" in demo.SeriesDescription[:22]
     assert any("DEMO MODEL" in words for words in texts(demo))
@@ -336,8 +337,61 @@ def test_flags_and_reasons_are_said_in_the_language_of_the_report(result: Result
     assert zh.translate("words of another kind") == "words of another kind"
     assert EN.translate(flag) == flag
     chinese = replace(result, context=make_context(language="zh"))
-    (refused,) = chinese.refuse(Refusal("olnm_mri", "t", "MISSING_SEQUENCE", ("no T1W series found",)))
+    *_, refused = chinese.refuse(Refusal("olnm_mri", "t", "MISSING_SEQUENCE", ("no T1W series found",)))
     assert "未找到 T1W 序列" in texts(refused)
+
+
+def test_chinese_report_has_chinese_classes_answers_points_and_regions(result: Result, ultrasound: Result) -> None:
+    chinese = make_context(language="zh")
+    reports = [
+        replace(one, context=replace(chinese, spec=one.context.spec)).build()[-1]
+        for one in (
+            replace(result, prediction=make_prediction(plausible=("positive", "negative"), coverage=0.9)),
+            make_classes(),
+            ultrasound,
+        )
+    ]
+    said = [" ".join(texts(report)) for report in reports]
+    assert "在 90 % 覆盖率下未被排除的答案：阳性, 阴性" in said[0]
+    assert "由分割网络（unet2d）勾画；最大部分，占标出部分的 97%；补齐层数：0；直径 29 mm" in said[0]
+    assert "最可能：大细胞非角化型鳞状细胞癌" in said[1]
+    assert "模型无法预测：小细胞角化型腺癌, 小细胞非角化型腺癌" in said[1]
+    assert "红细胞：3.9 10^12/L，12 分" in said[2]
+    _, report = replace(result, context=chinese).refuse(Refusal("olnm_mri", "t", "INPUT", ("Nothing usable.",)))
+    assert any(words.startswith("无结果 - 已拒绝。") for words in texts(report))
+
+
+def test_chinese_names_every_answer_clinical_value_and_refusal() -> None:
+    table = load_messages("zh").table
+    for spec in catalogue().values():
+        answers = [*(label.code.meaning for label in spec.classes), *(code.meaning for code in spec.axes)]
+        answers += [code.meaning for code in spec.alternative.codes] if spec.alternative else []
+        assert {f"answer.{words}" for words in answers} <= set(table)
+        assert {f"clinical.{name}" for name in spec.clinical_names} <= set(table)
+    assert {f"refusal.{code.value}" for code in (*codes.REFUSALS.values(), codes.REFUSAL_OTHER)} <= set(table)
+
+
+def test_summary_tells_size_region_and_quality_in_short(result: Result) -> None:
+    quiet = replace(result, prediction=make_prediction(flags=()))
+    (flagged,), (plain,) = ([t for t in texts(r.build()[-1]) if "decision threshold 48.2 %. " in t] for r in (result, quiet))
+    sizes = "Tumour: Volume 10.6 ml, Long axis 29.0 mm, Short axis 23.7 mm. Region on T2W_FS, drawn by a segmentation network"
+    assert sizes in flagged
+    assert flagged.endswith("Input quality: 1 flagged, see QC.")
+    assert plain.endswith("Input quality: nothing flagged.")
+
+
+def test_algorithm_is_identified_with_its_parameters_the_status_first(result: Result) -> None:
+    *_, group = (i for i in items(result.build()[-1]) if i.ValueType == "CONTAINER" and "P.OLNM" in names(i))
+    told = [i.TextValue for i in group.ContentSequence if i.ValueType == "TEXT" and i.ConceptNameCodeSequence[0].CodeValue == "111002"]
+    assert told == [
+        "status=demo",
+        "operating point=48.2 %, Youden on cross-validation",
+        "calibration=Platt",
+        "ci=95 %",
+        f"pyradiomics={installed_version('pyradiomics')}",
+        "binWidth=25",
+        "resampling=1 x 1 x native mm",
+    ]
 
 
 def test_unknown_language_is_refused() -> None:
@@ -355,6 +409,8 @@ def test_pages_without_a_font_for_their_letters_are_english(result: Result, monk
     monkeypatch.setattr(canvas, "_font_file", lambda language: None)
     canvas.font.cache_clear()
     assert canvas.drawable(load_messages("zh")) is EN
+    assert "fonts-wqy-microhei" in canvas.describe_missing_font("zh")
+    assert canvas.describe_missing_font("en") == ""
     canvas.font.cache_clear()
 
 
@@ -391,7 +447,7 @@ def test_nomogram_without_agreement_of_its_lines_has_no_scale_of_probabilities(u
 
 def test_class_page_draws_every_share_to_scale() -> None:
     result = make_classes()
-    pixels = draw_classes(result.prediction, result.context, say=EN)
+    pixels = draw_classes(result.prediction, result.evidence, result.context, say=EN)
     left, right = pixels[140:660, :510], pixels[140:660, 520:]
     top = (left == np.array(FOR)).all(axis=-1).sum(axis=1).max()
     second = (left == np.array(AGAINST)).all(axis=-1).sum(axis=1).max()

@@ -175,7 +175,7 @@ def test_contour_is_drawn_with_its_numbers(ohif: Ohif, studies: Studies, name: s
     assert [line.split()[-1] for line in lines[: len(units)]] == units
 
 
-@pytest.mark.parametrize("name", ["phantom", "chinese", *ULTRASOUND])
+@pytest.mark.parametrize("name", ["phantom", "chinese", "refused", *ULTRASOUND])
 def test_captures_are_displayed(ohif: Ohif, studies: Studies, name: str) -> None:
     case = studies[name]
     ohif.open_study(case.study_instance_uid)

@@ -24,7 +24,7 @@ def _get(viewer: Viewer, path: str, body: dict[str, Any] | None = None) -> Any:
         return json.load(answer)
 
 
-@pytest.mark.parametrize("name", ["phantom", "chinese", *ULTRASOUND])
+@pytest.mark.parametrize("name", ["phantom", "chinese", "refused", *ULTRASOUND])
 def test_preview_is_the_capture(viewer: Viewer, studies: dict[str, Case], name: str) -> None:
     for capture in studies[name].captures:
         (instance,) = _get(viewer, "/tools/find", {"Level": "Instance", "Query": {"SOPInstanceUID": str(capture.SOPInstanceUID)}})
