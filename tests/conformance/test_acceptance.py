@@ -29,7 +29,7 @@ from tests.conformance.tools import complaints, differences, pixelmed, run
 from tests.e2e import servers
 from tests.foreign import missing
 from tests.pages import recorded
-from tests.results import ADC, MM, MM2_S, Result, make_context, make_result, save_objects
+from tests.results import ADC, MM, MM2_S, Result, make_context, make_enhanced, make_result, save_objects
 from tests.shapes import SHAPES, make_chinese
 
 # Codes that pydicom's dictionary does not carry; where each was verified is in docs/outputs.md.
