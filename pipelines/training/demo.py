@@ -44,7 +44,7 @@ DEMOS: Mapping[str, Demo] = {
         220,
         0.97,
         11,
-        replace(_BRIEF, segmenter=Schedule(epochs=24, batch=8, rate=2e-3), segmenter_patients=24, network_share=0.2),
+        replace(_BRIEF, segmenter=Schedule(epochs=16, batch=8, rate=2e-3), segmenter_patients=44, network_share=0.2),
     ),
     "olnm_mri": Demo(200, 0.9, 12, replace(_BRIEF, cnn=Schedule(epochs=6, batch=4, rate=1e-3)), segmenter_of="lvsi_mri"),
     "histotype_mri": Demo(220, 0.95, 13, replace(_BRIEF, network_share=0.1), segmenter_of="lvsi_mri"),
@@ -56,16 +56,15 @@ DEMOS: Mapping[str, Demo] = {
         segmenter_of="lvsi_mri",
     ),
     "plnm_us": Demo(
-        260,
+        340,
         0.95,
         15,
         replace(
             _BRIEF,
-            segmenter=Schedule(epochs=40, batch=8, rate=2e-3),
-            segmenter_patients=52,
+            segmenter=Schedule(epochs=60, batch=8, rate=2e-3),
+            segmenter_patients=102,
             grid=_SECTION,
             permutations=3,
-            network_share=0.2,
         ),
     ),
 }
