@@ -16,6 +16,7 @@ from structured_reports.context import ReportContext
 from structured_reports.images import is_calibrated
 from structured_reports.language import Messages
 from structured_reports.layout import FOOT, TOP, WIDTH, start_page, start_refusal_page
+from structured_reports.refusal import state_words
 
 _PANEL = 464  # pixels a side
 _LEFT, _RIGHT = 16, 492
@@ -84,7 +85,7 @@ def draw_unusable(drawing: Drawing, refusal: Refusal, context: ReportContext, *,
     page.text((_LEFT, top), say("map.source"), size=18)
     page.text((_RIGHT, top), say("map.unusable" if mask.any() else "map.unmarked"), size=18)
     title = wording.title(refusal.system, refusal.title, say)
-    words = [say("result.no_result", word=wording.state_words(refusal, say), title=title), *(say.translate(r) for r in refusal.reasons)]
+    words = [say("result.no_result", word=state_words(refusal, say), title=title), *(say.translate(r) for r in refusal.reasons)]
     page.paragraph((_LEFT, top + 30), " ".join(words), size=18, width=WIDTH - 2 * _LEFT, lines=2)
     return page.pixels()
 

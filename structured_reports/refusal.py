@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.types import Refusal
-from structured_reports import wording
+from structured_reports import codes, wording
 from structured_reports.canvas import LINE, MUTED, TEXT, Colour, Page
 from structured_reports.context import ReportContext
 from structured_reports.language import Messages
@@ -21,13 +21,24 @@ _LINES = 4  # of an entry
 _BAR = 14  # pixels from the bar before an entry to its words
 
 
+def state_words(refusal: Refusal, say: Messages) -> str:
+    """Return the state of a job without a result for a person."""
+    return say("refusal.failed" if refusal.failed else "refusal.refused")
+
+
+def refusal_kind(refusal: Refusal, say: Messages) -> str:
+    """Say in general why there is no result, as the coded reason does."""
+    code = codes.REFUSALS.get(refusal.code, codes.REFUSAL_OTHER)
+    return say.known(f"refusal.{code.value}", code.meaning)
+
+
 def draw_refusal(refusal: Refusal, context: ReportContext, *, say: Messages) -> NDArray[np.uint8]:
     """Draw the page; return RGB pixels, shape (rows, columns, 3)."""
     page = start_refusal_page(refusal, context, say, heading="", height=HEIGHT)
-    wide = page.text((MARGIN, 104), wording.state_words(refusal, say), size=64)
+    wide = page.text((MARGIN, 104), state_words(refusal, say), size=64)
     x = MARGIN + wide + 34
     page.paragraph((x, 114), say("refusal.not_negative"), size=26, width=WIDTH - MARGIN - x, lines=1)
-    page.paragraph((x, 154), wording.refusal_kind(refusal, say), size=20, width=WIDTH - MARGIN - x, lines=1, colour=MUTED)
+    page.paragraph((x, 154), refusal_kind(refusal, say), size=20, width=WIDTH - MARGIN - x, lines=1, colour=MUTED)
     page.box(MARGIN, _LISTS - 14, WIDTH - MARGIN, _LISTS - 13, LINE)
     bottom = BOTTOM - 4
     reasons = [wording.sentence(say.translate(reason)) for reason in refusal.reasons]

@@ -20,6 +20,7 @@ from structured_reports.document import build_document, build_root
 from structured_reports.groups import class_group, contribution_group, prediction_group, quality_group, tumour_group
 from structured_reports.images import key_image, key_slice
 from structured_reports.quality import judge, judge_refusal
+from structured_reports.refusal import state_words
 from structured_reports.source import frame_numbers
 
 _CONTAINS = sr.RelationshipTypeValues.CONTAINS
@@ -67,7 +68,7 @@ def build_report(
 def build_refusal_report(sources: Sequence[Dataset], refusal: Refusal, run: Run, *, others: Sequence[Dataset]) -> Dataset:
     """Return the short SR that says that, and why, there is no result; ``others`` are objects that show it."""
     word, context = wording.refusal_word(refusal), run.context
-    state = wording.state_words(refusal, run.say)
+    state = state_words(refusal, run.say)
     name, title = codes.stem(context.spec.finding), wording.title(refusal.system, refusal.title, run.say)
     head = [
         text(codes.COMMENT, run.say("result.no_result", word=state, title=title), run),

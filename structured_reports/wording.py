@@ -54,17 +54,6 @@ def refusal_word(refusal: Refusal) -> str:
     return "FAILED" if refusal.failed else "REFUSED"
 
 
-def state_words(refusal: Refusal, say: Messages) -> str:
-    """Return the state of a job without a result for a person."""
-    return say("refusal.failed" if refusal.failed else "refusal.refused")
-
-
-def refusal_kind(refusal: Refusal, say: Messages) -> str:
-    """Say in general why there is no result, as the coded reason does."""
-    code = codes.REFUSALS.get(refusal.code, codes.REFUSAL_OTHER)
-    return say.known(f"refusal.{code.value}", code.meaning)
-
-
 def sentence(words: str) -> str:
     """Return words as the beginning of a sentence."""
     return words[:1].upper() + words[1:]

@@ -41,9 +41,8 @@ def written(number: Dataset, say: Messages) -> tuple[str, str]:
         return (f"{value:.1f}" if value >= 0.1 else "< 0.1"), "%"
     if unit == "1":
         return (f"{value:.0f}", "") if code == codes.POINTS.value else (f"{value:+.2f}", "")
-    factor, words = {"mm2/s": (1e3, "x 10-3 mm2/s"), "10-6.mm2/s": (1e-3, "x 10-3 mm2/s"), "{pixels}": (1.0, say("term.pixels"))}.get(
-        unit, (1.0, unit)
-    )
+    adc = "x 10-3 mm2/s"
+    factor, words = {"mm2/s": (1e3, adc), "10-6.mm2/s": (1e-3, adc), "{pixels}": (1.0, say("term.pixels"))}.get(unit, (1.0, unit))
     return f"{value * factor:#.3g}".rstrip("."), words
 
 
