@@ -27,14 +27,17 @@ from pipelines.training.cohort import CohortRow
 from pipelines.training.extract import study_files
 from pipelines.types import Case, Evidence, Prediction, as_float
 
-_VERSION = "2"  # part of every key; raised when the serving code changes what it returns
+_VERSION = "3"  # part of every key; raised when the serving code changes what it returns
 _REPORT_EVERY = 10  # patients
 PHANTOM = "SYNTHETIC PHANTOM"  # Image Comments (0020,4000) of every phantom image
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a bundle said of one patient. ``measurements`` are by name and unit, as ``Volume [ml]``; ``classes`` by number, if several."""
+    """What a bundle said of one patient. ``measurements`` are by name and unit, as ``Volume [ml]``; ``classes`` by number, if several.
+
+    ``plausible`` are the labels in the conformal set, ``interval`` the bounds of the probability.
+    """
 
     probability: float
     threshold: float | None
@@ -47,6 +50,8 @@ class Judged:
     field_strength_t: float | None
     synthetic: bool
     classes: dict[int, float]
+    plausible: tuple[int, ...]
+    interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +163,8 @@ def _summarise(spec: PipelineSpec, case: Case, prediction: Prediction, evidence:
         field_strength_t=as_float(scanner.get("MagneticFieldStrength")),
         synthetic=any(text(h, "ImageComments") == PHANTOM for h in headers.values()),
         classes={numbers[o.code]: o.probability for o in prediction.outcomes if o.kind == "class"},
+        plausible=tuple(_label(spec, answer) for answer in prediction.plausible),
+        interval=prediction.interval,
     )
 
 
@@ -169,4 +176,11 @@ def _write(file: Path, judged: Judged) -> None:
 
 def _read(file: Path) -> Judged:
     stored = json.loads(file.read_text(encoding="utf-8"))
-    return Judged(**(stored | {"flags": tuple(stored["flags"]), "classes": {int(k): p for k, p in stored["classes"].items()}}))
+    stored |= {"flags": tuple(stored["flags"]), "classes": {int(k): p for k, p in stored["classes"].items()}}
+    stored |= {"plausible": tuple(stored["plausible"]), "interval": tuple(stored["interval"]) if stored["interval"] else None}
+    return Judged(**stored)
+
+
+def _label(spec: PipelineSpec, answer: str) -> int:
+    """Return the label that an answer of a conformal set stands for."""
+    return {label.code.meaning: label.number for label in spec.classes}[answer] if spec.classes else int(answer == "positive")
