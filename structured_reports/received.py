@@ -94,7 +94,11 @@ def has_misdeclared_text(source: Dataset, keywords: Iterable[str]) -> bool:
             text = pydicom.charset.decode_bytes(raw, list(encodings), set(pydicom.valuerep.TEXT_VR_DELIMS))
         if _NOT_DECODED in text:
             return True
-        if keyword in _NAMES and str(source.get("SpecificCharacterSet", "")) in _LATIN and any(map(_is_no_latin_word, _BETWEEN_WORDS.split(text))):
+        if (
+            keyword in _NAMES
+            and str(source.get("SpecificCharacterSet", "")) in _LATIN
+            and any(map(_is_no_latin_word, _BETWEEN_WORDS.split(text)))
+        ):
             return True
     return False
 

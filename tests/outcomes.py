@@ -16,7 +16,7 @@ from pipelines.systems.histotype_mri import SPEC as HISTOTYPE
 from pipelines.systems.plnm_us import SPEC
 from pipelines.training.calibration import calibration
 from pipelines.training.decision_curve import decision_curve
-from pipelines.training.discrimination import adjust_holm, area, bootstrap_auc, compare_paired, delong, roc_curve
+from pipelines.training.discrimination import adjust_bonferroni, adjust_holm, area, bootstrap_auc, compare_paired, delong, roc_curve
 from pipelines.training.intervals import Estimate, Interval
 from pipelines.training.nomogram import nomogram_of
 from pipelines.training.operating_point import operating_point, sensitivity_threshold, youden_threshold
@@ -24,20 +24,25 @@ from pipelines.training.outcome import (
     Beeswarm,
     ChosenFeature,
     CohortFlow,
+    JudgedClasses,
     JudgedPatient,
+    JudgedQuestion,
     LassoCurve,
     LieDetector,
     Outcome,
     Performance,
     Printed,
     Rival,
+    ShapCheck,
     SiteLeftOut,
 )
 from pipelines.training.sample_size import events_per_variable, minimum_sample_size
-from pipelines.training.several import judge_several
+from pipelines.training.several import judge_several, macro, questions
 from pipelines.types import FloatArray
 
 N = 180
+SHAP = ShapCheck("0.51.0", 5, 7, 0.0123, 0.0345)
+_HALVES = {"North": slice(None, 60), "South": slice(60, None)}
 NAMES = (
     "TVUS:radiomics:original_shape_Maximum3DDiameter",
     "TVUS:radiomics:wavelet-HLL_glcm_JointEntropy",
@@ -70,6 +75,7 @@ def make_outcome(**changes: Any) -> Outcome:
     seen, unseen = _sigmoid(1.3 * log_odds), _sigmoid(0.9 * log_odds + 0.7 * rng.standard_normal(N))
     size, told = rows[:, 0] + rng.standard_normal(N), _sigmoid(rows[:, 0] + rng.standard_normal(N) - 1)
     threshold = youden_threshold(unseen, labels)
+    sensitive = {f"sensitivity {s:.2f}": sensitivity_threshold(unseen, labels, s) for s in (0.90, 0.95)}
     sites = np.array(["North", "South"])[rng.integers(0, 2, N)]
     whole = Outcome(
         format_version=1,
@@ -89,7 +95,7 @@ def make_outcome(**changes: Any) -> Outcome:
         classifier="MLP hidden 16",
         families={"MLP": 17, "LR": 8},
         threshold_rule="Youden index on out-of-fold probabilities of the training patients",
-        thresholds={"Youden": threshold} | {f"sensitivity {s:.2f}": sensitivity_threshold(unseen, labels, s) for s in (0.90, 0.95)},
+        thresholds={"Youden": threshold} | sensitive,
         apparent_auc=area(seen, labels),
         nested_auc=area(unseen, labels) - 0.008,
         nested_auc_by_repeat=tuple(area(unseen, labels) - 0.008 + d for d in (-0.02, -0.01, 0.0, 0.01, 0.02)),
@@ -98,7 +104,7 @@ def make_outcome(**changes: Any) -> Outcome:
         lie_detector=make_lie_detector(valid=True),
         features=tuple(_features(rows)),
         lasso=_lasso(),
-        beeswarm=_beeswarm(rows),
+        beeswarm=replace(_beeswarm(rows), check=SHAP),
         sample_size=minimum_sample_size(len(NAMES), float(labels.mean())),
         events_per_variable=events_per_variable(int(labels.sum()), int((labels == 0).sum()), 1577),
         conformal_coverage=0.906,
@@ -120,6 +126,7 @@ def make_outcome(**changes: Any) -> Outcome:
         nomogram=nomogram_of(_decision()),
         conformal_aim=0.9,
         method_digest=SPEC.method_digest(),
+        sensitive_points={name: operating_point(unseen >= t + 0.01, labels) for name, t in sensitive.items()},
     )
     return replace(whole, **changes)
 
@@ -139,13 +146,19 @@ def _flow(labels: Any) -> CohortFlow:
     )
 
 
-def make_classes(**changes: Any) -> Outcome:
-    """Return the outcome of a run of three classes."""
+@cache
+def _typed() -> tuple[FloatArray, Any, Any]:
+    """Return probabilities of three classes, labels and calls."""
     rng = np.random.default_rng(2)
     labels = rng.choice([4, 6, 7], size=120, p=[0.2, 0.6, 0.2])
     scores = rng.random((120, 3)) + 0.4 * (labels[:, None] == np.array([4, 6, 7]))
     scores /= scores.sum(axis=1, keepdims=True)
-    calls = np.array([4, 6, 7])[scores.argmax(axis=1)]
+    return scores, labels, np.array([4, 6, 7])[scores.argmax(axis=1)]
+
+
+def make_classes(**changes: Any) -> Outcome:
+    """Return the outcome of a run of three classes."""
+    scores, labels, calls = _typed()
     several = judge_several(scores, labels, calls, known=(4, 6, 7), spec=HISTOTYPE, seed=1, resamples=50)
     whole = make_outcome()
     flow = replace(whole.flow, judged=120, class_counts={c: int((labels == c).sum()) for c in (4, 6, 7)})
@@ -154,7 +167,11 @@ def make_classes(**changes: Any) -> Outcome:
         for i, (c, p, k) in enumerate(zip(labels, scores, calls, strict=True))
     )
     mean = several.mean_auc.value
-    nothing: dict[str, Any] = dict.fromkeys(("performance", "beeswarm", "lasso", "nomogram", "apparent_point", "conformal_coverage"))
+    nothing: dict[str, Any] = dict.fromkeys(("performance", "lasso", "nomogram", "apparent_point"))
+    rows = [
+        JudgedClasses(name, 120, mean + d, macro(calls, labels)) for name, d in (("nested", 0.0), ("size of the roi alone, nested", -0.1))
+    ]
+    sites = [JudgedClasses(site, 60, mean - 0.02, macro(calls[part], labels[part])) for site, part in _HALVES.items()]
     return replace(
         whole,
         **nothing,
@@ -168,8 +185,37 @@ def make_classes(**changes: Any) -> Outcome:
         printed=(),
         sites_left_out=(),
         thresholds={},
+        sensitive_points={},
+        beeswarm=replace(
+            _beeswarm(np.random.default_rng(2).standard_normal((120, len(NAMES)))), target=6, words="class 6: large-cell", check=SHAP
+        ),
+        class_rows=tuple(rows),
+        class_printed=(JudgedClasses("RF", 36, mean, macro(calls[:36], labels[:36]), chosen=True),),
+        class_sites=tuple(sites),
+        questions=_questions(),
         **changes,
     )
+
+
+@cache
+def _questions() -> tuple[JudgedQuestion, ...]:
+    scores, labels, calls = _typed()
+    return tuple(_judge_questions(scores, labels, calls))
+
+
+def _judge_questions(scores: FloatArray, labels: Any, calls: Any) -> list[JudgedQuestion]:
+    made = []
+    for q in questions(scores, labels, calls, known=(4, 6, 7), spec=HISTOTYPE):
+        if not q.can_be_judged:
+            continue
+        performance = replace(_performance(q.scores, q.truth, 0.5), operating_point=operating_point(q.calls, q.truth))
+        auc = performance.auc.value
+        rival = replace(_rivals(q.scores, {"clinical": np.random.default_rng(3).random(120)}, q.truth)[0], name="size", words="size alone")
+        sites = [SiteLeftOut(s, 60, int(q.truth[part].sum()), delong(q.scores[part], q.truth[part])) for s, part in _HALVES.items()]
+        answers = tuple(q.truth.tolist()), tuple(q.scores.tolist()), tuple(q.calls.tolist())
+        point = performance.operating_point
+        made.append(JudgedQuestion(q.words, *answers, (auc, auc - 0.01), auc + 0.05, point, performance, (rival,), tuple(sites)))
+    return made
 
 
 def make_lie_detector(*, valid: bool) -> LieDetector:
@@ -196,11 +242,11 @@ def _performance(p: FloatArray, labels: Any, threshold: float) -> Performance:
 
 def _rivals(p: FloatArray, scores: dict[str, FloatArray], labels: Any) -> tuple[Rival, ...]:
     tests = {name: compare_paired(p, s, labels) for name, s in scores.items()}
-    adjusted = adjust_holm([t.p or 0.0 for t in tests.values()])
+    family = [t.p or 0.0 for t in tests.values()]
     points = {"clinical": operating_point(scores["clinical"] >= 0.3, labels)}
     return tuple(
-        Rival(name, f"{name} alone", delong(scores[name], labels), tests[name], holm, points.get(name))
-        for name, holm in zip(scores, adjusted, strict=True)
+        Rival(name, f"{name} alone", delong(scores[name], labels), tests[name], holm, points.get(name), bonferroni)
+        for name, holm, bonferroni in zip(scores, adjust_holm(family), adjust_bonferroni(family), strict=True)
     )
 
 
@@ -252,7 +298,7 @@ def _beeswarm(rows: FloatArray) -> Beeswarm:
         features=NAMES[:7],
         values=tuple(tuple(row) for row in rows[:, :7].tolist()),
         shapley=tuple(tuple(row) for row in shapley.tolist()),
-        base=(-1.1,) * N,
+        base=(-1.1,) * len(rows),
     )
 
 

@@ -24,7 +24,7 @@ from pipelines.training.discrimination import (
     delong,
     roc_curve,
 )
-from pipelines.training.evaluation import Baseline, Finding, Group, PatientRow, Variable
+from pipelines.training.evaluation import Baseline, Coverage, Finding, Group, PatientRow, Variable
 from pipelines.training.intervals import Labels, proportion
 from pipelines.training.operating_point import OperatingPoint, operating_point
 from pipelines.training.several import WITHHELD, questions
@@ -113,6 +113,20 @@ def judge_calls(patients: Sequence[PatientRow]) -> OperatingPoint | None:
     called = [x for x in patients if has_call(x.call)]
     labels = [x.label for x in called]
     return operating_point([x.call == "positive" for x in called], labels) if len(set(labels)) == 2 else None
+
+
+def judge_sets(patients: Sequence[PatientRow], aim: float | None) -> Coverage | None:
+    """Return what the conformal sets held; a class that the bundle does not know is in none."""
+    if aim is None:
+        return None
+    labels = sorted({x.label for x in patients})
+    held = {k: [k in x.plausible for x in patients if x.label == k] for k in labels}
+    return Coverage(
+        aim=aim,
+        held=proportion(sum(map(sum, held.values())), len(patients)),
+        each={k: proportion(sum(inside), len(inside)) for k, inside in held.items()},
+        mean_size=float(np.mean([len(x.plausible) for x in patients])),
+    )
 
 
 def has_call(call: str) -> bool:

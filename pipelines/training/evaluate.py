@@ -16,9 +16,19 @@ from pipelines.models.bundle import MANIFEST, Bundle, load_bundle
 from pipelines.models.manifest import Manifest
 from pipelines.spec import PipelineSpec
 from pipelines.systems import catalogue
-from pipelines.training.breakdown import class_columns, has_call, judge_finding, one_against_rest
+from pipelines.training.breakdown import class_columns, has_call, judge_finding, judge_sets, one_against_rest
 from pipelines.training.cohort import MIN_EVENTS, CohortRow, name_rows, read_cohort
-from pipelines.training.evaluation import BundleFacts, Evaluation, Finding, Flow, PatientRow, RefusedRow, tell_labels, write_evaluation
+from pipelines.training.evaluation import (
+    BundleFacts,
+    Coverage,
+    Evaluation,
+    Finding,
+    Flow,
+    PatientRow,
+    RefusedRow,
+    tell_labels,
+    write_evaluation,
+)
 from pipelines.training.identity import check_identities
 from pipelines.training.intervals import RESAMPLES, Estimate
 from pipelines.training.judge import Answer, Judged, Refused, judge_cohort
@@ -104,6 +114,7 @@ class Numbers(NamedTuple):
     auc: Estimate
     findings: tuple[Finding, ...]
     several: SeveralClasses | None
+    coverage: Coverage | None
 
 
 def judge_patients(
@@ -112,11 +123,12 @@ def judge_patients(
     """Judge a bundle's answers, of which there are at least two of each class (of several classes, of two of them)."""
     if not facts.classes:
         finding = judge_finding(facts.finding, patients, seed=seed, resamples=resamples)
-        return Numbers(Estimate(finding.auc.value, finding.auc.interval), (finding,), None)
+        return Numbers(Estimate(finding.auc.value, finding.auc.interval), (finding,), None, judge_sets(patients, facts.coverage))
     known, spec = facts.classes, catalogue(systems_path)[facts.system]
     several = judge_several(*class_columns(patients, known), known=known, spec=spec, seed=seed, resamples=resamples)
     asked = one_against_rest(patients, known, spec)
-    return Numbers(several.mean_auc, tuple(judge_finding(name, rows, seed=seed, resamples=resamples) for name, rows in asked), several)
+    findings = tuple(judge_finding(name, rows, seed=seed, resamples=resamples) for name, rows in asked)
+    return Numbers(several.mean_auc, findings, several, judge_sets(patients, facts.coverage))
 
 
 def assemble(
@@ -159,6 +171,7 @@ def assemble(
         several=numbers.several,
         patients=tuple(patients),
         seed=seed,
+        coverage=numbers.coverage,
         made_with={"python": platform.python_version()} | {library: version(library) for library in _LIBRARIES},
     )
 
@@ -190,6 +203,7 @@ def _bundle_facts(bundle: Bundle, spec: PipelineSpec) -> BundleFacts:
         training_metrics=manifest.training.metrics,
         training_statement=manifest.training.statement,
         classes=decision.classes,
+        coverage=rule.coverage if (rule := decision.class_conformal or decision.conformal) else None,
     )
 
 
@@ -246,6 +260,8 @@ def _patient(answer: Answer, outcome: Judged) -> PatientRow:
         field_strength_t=outcome.field_strength_t,
         flags=outcome.flags,
         classes=outcome.classes,
+        plausible=outcome.plausible,
+        interval=outcome.interval,
     )
 
 

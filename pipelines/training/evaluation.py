@@ -42,6 +42,7 @@ class BundleFacts:
     training_metrics: dict[str, float]
     training_statement: str
     classes: tuple[int, ...] = ()
+    coverage: float | None = None  # that its conformal sets aim at
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,18 @@ class PatientRow:
     field_strength_t: float | None
     flags: tuple[str, ...]
     classes: dict[int, float] = field(default_factory=dict)
+    plausible: tuple[int, ...] = ()  # labels in the conformal set
+    interval: tuple[float, float] | None = None  # bounds of the probability, of the calibration's own fit
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What the patients' conformal sets held: the true label of ``held``, ``each`` by that label; ``aim`` is the share aimed at."""
+
+    aim: float
+    held: Proportion
+    each: dict[int, Proportion]
+    mean_size: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +194,7 @@ class Evaluation:
     patients: tuple[PatientRow, ...]
     seed: int
     made_with: Mapping[str, str]
+    coverage: Coverage | None = None  # where the bundle has conformal sets
 
 
 def tell_labels(counts: Mapping[int, int], *, classes: Sequence[int]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from pipelines.training.calibration import Calibration
 from pipelines.training.decision_curve import DecisionCurve
-from pipelines.training.evaluation import Baseline, Evaluation, Finding, Group, tell_labels
+from pipelines.training.evaluation import Baseline, Coverage, Evaluation, Finding, Group, tell_labels
 from pipelines.training.intervals import Estimate, Interval, Proportion
 from pipelines.training.operating_point import OperatingPoint
 from pipelines.training.several import SeveralClasses
@@ -28,6 +28,9 @@ def describe(evaluation: Evaluation) -> Iterator[str]:
     if e.several:
         yield ""
         yield from _several(e.several)
+    if e.coverage:
+        yield ""
+        yield from _coverage(e.coverage, several=bool(e.bundle.classes))
     for f in e.findings:
         yield ""
         if e.several:
@@ -45,6 +48,14 @@ def _several(s: SeveralClasses) -> Iterator[str]:
     for true, words, row in zip(s.classes, s.words, s.confusion, strict=True):
         yield f"true class {true:<8}{''.join(f'{n:>6}' for n in row)}   {words}"
     yield from (f"never predicted    {words}" for words in s.absent)
+
+
+def _coverage(c: Coverage, *, several: bool) -> Iterator[str]:
+    yield f"conformal sets     {_share(c.held)}  {c.held.count}/{c.held.of} held the truth, {100 * c.aim:.0f} % aimed at in each class"
+    for label, held in c.each.items():
+        words = f"class {label}" if several else ("with the finding" if label else "without it")
+        yield f"  {words:<17}{_share(held)}  {held.count}/{held.of}"
+    yield f"  mean size        {c.mean_size:.2f} answers"
 
 
 def _finding(f: Finding, rule: str, *, whole: bool) -> Iterator[str]:

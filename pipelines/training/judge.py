@@ -35,7 +35,10 @@ PHANTOM = "SYNTHETIC PHANTOM"  # Image Comments (0020,4000) of every phantom ima
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a bundle said of one patient. ``measurements`` are by name and unit, as ``Volume [ml]``; ``classes`` by number, if several."""
+    """What a bundle said of one patient. ``measurements`` are by name and unit, as ``Volume [ml]``; ``classes`` by number, if several.
+
+    ``plausible`` are the labels in the conformal set, ``interval`` the bounds of the probability.
+    """
 
     probability: float
     threshold: float | None
@@ -49,6 +52,8 @@ class Judged:
     synthetic: bool
     classes: dict[int, float]
     identity: Identity
+    plausible: tuple[int, ...]
+    interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +167,8 @@ def _summarise(spec: PipelineSpec, case: Case, prediction: Prediction, evidence:
         synthetic=any(text(h, "ImageComments") == PHANTOM for h in headers.values()),
         classes={numbers[o.code]: o.probability for o in prediction.outcomes if o.kind == "class"},
         identity=identify(case, spec.required),
+        plausible=tuple(_label(spec, answer) for answer in prediction.plausible),
+        interval=prediction.interval,
     )
 
 
@@ -174,4 +181,11 @@ def _write(file: Path, judged: Judged) -> None:
 def _read(file: Path) -> Judged:
     stored = json.loads(file.read_text(encoding="utf-8"))
     classes = {int(k): p for k, p in stored["classes"].items()}
-    return Judged(**(stored | {"flags": tuple(stored["flags"]), "classes": classes, "identity": Identity(**stored["identity"])}))
+    stored |= {"flags": tuple(stored["flags"]), "classes": classes, "identity": Identity(**stored["identity"])}
+    stored |= {"plausible": tuple(stored["plausible"]), "interval": tuple(stored["interval"]) if stored["interval"] else None}
+    return Judged(**stored)
+
+
+def _label(spec: PipelineSpec, answer: str) -> int:
+    """Return the label that an answer of a conformal set stands for."""
+    return {label.code.meaning: label.number for label in spec.classes}[answer] if spec.classes else int(answer == "positive")

@@ -184,19 +184,6 @@ def outer_folds(labels: Labels, *, seed: int) -> list[tuple[Rows, Rows]]:
     return list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(labels, labels))
 
 
-def area_of_prevalence(labels: Labels, *, seed: int) -> float:
-    """Return the AUC, in the outer folds of one repeat, of a model that knows how common each class is among its training patients.
-
-    That is all that an honest recipe learns where there is nothing to learn, and it is a little worse than chance: a fold with more cases
-    than its share leaves fewer to train on, so its patients get lower probabilities than the others.
-    """
-    classes = np.unique(labels)
-    probabilities = np.zeros((len(labels), len(classes)))
-    for train, test in outer_folds(labels, seed=seed):
-        probabilities[test] = (labels[train][:, None] == classes).mean(axis=0)
-    return area_of(probabilities if len(classes) > 2 else probabilities[:, 1], labels, [int(c) for c in classes])
-
-
 def can_judge(recipe: Recipe, counts: Sequence[int]) -> bool:
     """Tell whether a cohort with so many patients of each class can be judged: within every fold each step has what it needs."""
     nested = [n - math.ceil(n / FOLDS) for n in counts]

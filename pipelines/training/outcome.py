@@ -18,7 +18,7 @@ from pipelines.training.intervals import Estimate, Interval
 from pipelines.training.nomogram import Nomogram
 from pipelines.training.operating_point import OperatingPoint
 from pipelines.training.sample_size import SampleSize
-from pipelines.training.several import SeveralClasses
+from pipelines.training.several import Macro, SeveralClasses
 
 FILE_NAME = "training.json"
 
@@ -76,6 +76,7 @@ class Rival:
     comparison: Comparison
     p_holm: float | None
     operating_point: OperatingPoint | None = None  # where the score has an honest threshold of its own
+    p_bonferroni: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,36 @@ class SiteLeftOut:
     n: int
     events: int
     auc: Auc
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedClasses:
+    """Calls of several classes on ``n`` patients in the papers' form; ``mean_auc`` is that of one class against the rest."""
+
+    name: str
+    n: int
+    mean_auc: float
+    macro: Macro
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedQuestion:
+    """One axis, or one class against the rest, judged as a system with that one finding would be; fields as in :class:`Outcome`.
+
+    ``labels`` (1 for yes), ``probabilities`` and ``calls`` are the patients', in their order.
+    """
+
+    name: str
+    labels: tuple[int, ...]
+    probabilities: tuple[float, ...]
+    calls: tuple[int, ...]
+    nested_auc_by_repeat: tuple[float, ...]
+    apparent_auc: float
+    apparent_point: OperatingPoint
+    performance: Performance
+    rivals: tuple[Rival, ...]
+    sites_left_out: tuple[SiteLeftOut, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +171,33 @@ class LassoCurve:
 
 
 @dataclass(frozen=True, slots=True)
+class ShapCheck:
+    """The node's Shapley values against those of shap's exact explainer, log-odds: ``features`` of ``patients`` were compared.
+
+    ``standard_error`` is the largest that the node's own values state.
+    """
+
+    version: str
+    patients: int
+    features: int
+    difference: float
+    standard_error: float
+
+
+@dataclass(frozen=True, slots=True)
 class Beeswarm:
-    """Shapley values (patients, features) of the final model, log-odds, and the features' z-scores."""
+    """Shapley values (patients, features) of the final model, and the features' z-scores.
+
+    They are shares in the log-odds of the label ``target``: of the finding, or of one of several classes; ``words`` say which.
+    """
 
     features: tuple[str, ...]
     values: tuple[tuple[float, ...], ...]
     shapley: tuple[tuple[float, ...], ...]
     base: tuple[float, ...]
+    target: int = 1
+    words: str = "the finding"
+    check: ShapCheck | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +247,11 @@ class Outcome:
     conformal_aim: float | None = None
     method_digest: str = ""
     unrepeatable: int | None = None  # features that the final fit dropped because two readers' regions do not agree on them
+    sensitive_points: Mapping[str, OperatingPoint] = field(default_factory=dict)  # calls at the folds' own thresholds for a sensitivity
+    class_rows: tuple[JudgedClasses, ...] = ()  # of several classes, all patients: nested, size alone, on the training rows
+    class_printed: tuple[JudgedClasses, ...] = ()
+    class_sites: tuple[JudgedClasses, ...] = ()
+    questions: tuple[JudgedQuestion, ...] = ()
 
 
 def write_outcome(path: Path, outcome: Outcome) -> None:

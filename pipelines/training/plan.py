@@ -11,6 +11,7 @@ from pipelines.models.manifest import Parity
 from pipelines.spec import PipelineSpec
 from pipelines.training.extract import SliceGrid
 from pipelines.training.fit import Schedule
+from pipelines.training.intervals import RESAMPLES
 from pipelines.training.networks import Architecture
 
 Progress = Callable[[str], None]
@@ -56,6 +57,7 @@ class Plan:
     permutations: int = 20
     combat: bool = False  # harmonise features by site
     compare_fusion: bool = False
+    resamples: int = RESAMPLES  # of the report's bootstraps
     workers: int = 2
 
 

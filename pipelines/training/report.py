@@ -55,16 +55,9 @@ def _training_sections(o: Outcome) -> Iterable[Markup]:
     yield flow.training_cohort(o)
     yield checks.leakage(o.leakage)
     if p := o.performance:
-        scores, labels = performance.scores_of(o)
-        yield performance.overview(o, p)
-        yield performance.discrimination(o, p)
-        yield section("Calibration", performance.calibrated(p.calibration, scores, labels))
-        yield section("Clinical usefulness", performance.usefulness(p.decision_curve))
-        yield performance.operating_points(o, p)
-        yield performance.comparison(o, p)
-        yield performance.sites(o)
+        yield from (section(title, content) for title, content in performance.parts(o, p))
     if o.several:
-        yield classes.of_training(o, o.several)
+        yield from classes.sections(o, o.several)
     yield features.recipe(o)
     yield features.selection(o)
     yield explanation.explanation(o)

@@ -10,7 +10,7 @@ import numpy as np
 from pipelines.features import clinical
 from pipelines.recipe import Decorrelate, Lasso, Recipe
 from pipelines.training.answers import Said
-from pipelines.training.discrimination import adjust_holm, compare_paired, delong
+from pipelines.training.discrimination import adjust_bonferroni, adjust_holm, compare_paired, delong
 from pipelines.training.fusion import judge_fusion
 from pipelines.training.nested import Judge, Nested, Static
 from pipelines.training.operating_point import operating_point
@@ -78,22 +78,32 @@ def compare_rivals(
         words = "Transformer fusion of the sequences, out of fold"
         scores.append(("transformer", words, judge_fusion(judge), nested.probabilities[0], None))
     compared = [compare_paired(model, score, judge.labels) for _, _, score, model, _ in scores]
-    adjusted = iter(adjust_holm([c.p for c in compared if c.p is not None]))
+    family = [c.p for c in compared if c.p is not None]
+    holm, bonferroni = iter(adjust_holm(family)), iter(adjust_bonferroni(family))
     return tuple(
         Rival(
             name,
             words,
             delong(score, judge.labels),
             comparison,
-            None if comparison.p is None else next(adjusted),
+            None if comparison.p is None else next(holm),
             None if calls is None else operating_point(calls, judge.labels),
+            None if comparison.p is None else next(bonferroni),
         )
         for (name, words, score, _, calls), comparison in zip(scores, compared, strict=True)
     )
+
+
+def on_size(judge: Judge, sizes: Sequence[float]) -> Said:
+    """Judge a logistic regression on the roi's size alone: of several classes, which one a size speaks for has to be learnt."""
+    values = Table((f"{_CLINICAL}roi:size",), np.asarray(sizes, dtype=np.float64)[:, None])
+    return _on_clinical(judge, values, Recipe(classifiers=("LR",)))
 
 
 def _on_clinical(judge: Judge, values: Table, recipe: Recipe) -> Said:
     """Judge a recipe on clinical values, as if they were features of images."""
     told = Table(tuple(name.replace(_CLINICAL, "TOLD:") for name in values.names), values.values)
     recipe = replace(recipe, nomogram=())
-    return replace(judge, recipe=recipe, embedding=Static(told), second=None).nested(repeats=1, what="clinical values alone").said
+    return (
+        replace(judge, recipe=recipe, embedding=Static(told), second=None).nested(repeats=1, what=f"{', '.join(values.names)} alone").said
+    )

@@ -48,6 +48,30 @@ class SeveralClasses:
     unjudged: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Macro:
+    """Calls of several classes in the form of [CRFE]: accuracy; precision, recall and F1 as means over the true classes.
+
+    ``each`` are precision, recall and F1 of the true classes in order. The precision of a class that is never called is 0.
+    """
+
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+    each: tuple[tuple[float, float, float], ...]
+
+
+def macro(calls: Labels, labels: Labels) -> Macro:
+    """Judge calls (n,) of several classes."""
+    each = []
+    for c in np.unique(labels):
+        right, called, there = (int(x.sum()) for x in ((calls == c) & (labels == c), calls == c, labels == c))
+        each.append((right / called if called else 0.0, right / there, 2 * right / (called + there)))
+    precision, recall, f1 = (float(v) for v in np.mean(each, axis=0))
+    return Macro(float((calls == labels).mean()), precision, recall, f1, tuple(each))
+
+
 class Question(NamedTuple):
     """One axis, or one class against the rest: probability, truth and call (1 for yes) of each patient, (n,) each."""
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 
 import numpy as np
@@ -17,6 +17,7 @@ from pipelines.models.manifest import CnnModel, TensorSpec, Training
 from pipelines.spec import Cnn, Cube, PipelineSpec, Triplets
 from pipelines.training.embed import Net
 from pipelines.training.intervals import Interval
+from pipelines.training.outcome import CohortFlow
 from pipelines.training.patients import Patients
 from pipelines.training.plan import Plan
 from pipelines.types import SeriesRole
@@ -138,3 +139,10 @@ def leakage(plan: Plan, *, with_networks: bool, patients_told: bool) -> tuple[st
     if with_networks:
         lines.append("The networks are given weights, not trained here." if plan.frozen else deep[plan.embedding])
     return tuple(lines)
+
+
+def left_out(flow: CohortFlow) -> Iterator[str]:
+    """Name the rows that the rules of inclusion kept out, for the report's warnings."""
+    for rule, lines in flow.excluded.items():
+        n, named = len(lines), ", ".join(map(str, lines))
+        yield f"Left out of training, as the system was made for patients with {rule}: {n} of {flow.rows} rows (lines {named})."

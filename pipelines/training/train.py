@@ -21,13 +21,14 @@ from pipelines.errors import BundleError, CohortError
 from pipelines.features import clinical
 from pipelines.models.bundle import MANIFEST, load_bundle
 from pipelines.models.golden import make_golden
-from pipelines.models.manifest import VERSION, CnnModel, Decision, Manifest
+from pipelines.models.manifest import VERSION, CnnModel, Manifest
 from pipelines.spec import Triplets
 from pipelines.systems import catalogue
 from pipelines.training import decisions, findings
 from pipelines.training.answers import Answers
 from pipelines.training.card import write_model_card
 from pipelines.training.cohort import read_cohort, refuse
+from pipelines.training.coverage import cover
 from pipelines.training.decisions import Roles
 from pipelines.training.embed import CrossFitted, Net, Networks, statuses
 from pipelines.training.extract import extract_cohort
@@ -249,9 +250,8 @@ class _Training:
         unseen = others if disjoint else np.setdiff1d(others, own)
         segmenter = make_segmenter(run, [patients.files[i] for i in trained_on], [patients.rows[i] for i in unseen])
         cnns = [self._take_net(role, net) for role, net in self.nets.items()]
-        parts = self._judged(
-            decisions.write(run, self.system, self.final_table, reduced={roles: system for roles, (system, _) in self.reduced.items()})
-        )
+        parts = decisions.write(run, self.system, self.final_table, reduced={roles: system for roles, (system, _) in self.reduced.items()})
+        parts = cover(parts, self.found.nested, {roles: nested for roles, (_, nested) in self.reduced.items()}, patients.labels)
         metrics = self.found.metrics | known | {"network_n": float(len(trained_on)) if cnns else 0.0}
         metrics |= {f"nested_auc_{'_'.join(roles)}": mean_area(nested, patients.labels) for roles, (_, nested) in self.reduced.items()}
         if segmenter.dice:
@@ -287,23 +287,6 @@ class _Training:
         manifest = make_golden(run.folder, manifest)
         (run.folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return manifest
-
-    def _judged(self, parts: decisions.Parts) -> decisions.Parts:
-        """Return the decisions with the coverage of their conformal sets, each as its own nested judgement found it."""
-        nested, labels = self.found.nested, self.patients.labels
-
-        def without_clinical(one: Decision | None) -> Decision | None:
-            return findings.covered(one, nested.alone.plausible, labels) if one and nested.alone else one
-
-        return parts._replace(
-            decision=findings.covered(parts.decision, nested.plausible, labels),
-            score=without_clinical(parts.score),
-            imaging_only=without_clinical(parts.imaging_only),
-            reduced=tuple(
-                r.model_copy(update={"decision": findings.covered(r.decision, self.reduced[r.roles][1].plausible, labels)})
-                for r in parts.reduced
-            ),
-        )
 
     def _take_net(self, role: SeriesRole, net: Net) -> CnnModel:
         path, block = self.run.folder / f"cnn_{role}.onnx", self.run.spec.cnn

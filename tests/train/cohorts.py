@@ -39,6 +39,7 @@ TINY = Plan(
     network_share=0.3,
     repeats=1,
     permutations=0,
+    resamples=100,
     workers=1,
 )
 

@@ -23,15 +23,18 @@ from pipelines.systems import catalogue
 from pipelines.training import select
 from pipelines.training.agreement import selection_stability
 from pipelines.training.cohort import CohortRow
+from pipelines.training.coverage import held_truth
 from pipelines.training.discrimination import area, delong
 from pipelines.training.extract import ExtractedFile
-from pipelines.training.findings import Found, detect, deviation_by_chance, held_truth, stability_of
-from pipelines.training.nested import Judge, Static, area_of_prevalence, mean_area
+from pipelines.training.findings import Found
+from pipelines.training.lie_detector import area_of_prevalence, detect, deviation_by_chance
+from pipelines.training.nested import Judge, Static, mean_area
 from pipelines.training.oversample import smote
 from pipelines.training.plan import Plan
 from pipelines.training.platt import class_conformal_rule
 from pipelines.training.recipe import choose_features, fit
 from pipelines.training.select import Labels
+from pipelines.training.selected import stability_of
 from pipelines.training.table import Rows, Table
 
 pytestmark = pytest.mark.train
@@ -261,26 +264,30 @@ def test_stability_counts_features_that_no_fold_chose() -> None:
     assert found.value > selection_stability(padded[:, padded.any(axis=0)]).value
 
 
-def _found(recipe: Recipe, table: Table, labels: Labels, *, system: str, permuted: list[float], file: ExtractedFile) -> Found:
+def _found(recipe: Recipe, table: Table, labels: Labels, *, system: str, permuted: list[float], files: list[ExtractedFile]) -> Found:
     judge, fitted = Judge(recipe, Static(table), labels, 0), fit(recipe, table, labels, seed=0)
     nested = judge.nested(repeats=1)
     answers = nested.probabilities[0], fitted.predict(table), np.array(permuted)
     rows = [CohortRow(i, f"P{i}", Path("x"), None, int(y), "") for i, y in enumerate(labels)]
-    return Found(judge, fitted, table, rows, [file] * len(rows), catalogue()[system], Plan(), nested, *answers, (), ())
+    return Found(
+        judge, fitted, table, rows, [files[i % len(files)] for i in range(len(rows))], catalogue()[system], Plan(), nested, *answers, {}, {}
+    )
 
 
 def test_bundle_records_what_the_lie_detector_found(tmp_path: Path) -> None:
-    np.savez(tmp_path / "p.npz", size=np.array(3.0))
+    files = [ExtractedFile(tmp_path / f"{i}.npz") for i in range(7)]
+    for i, file in enumerate(files):
+        np.savez(file.path, size=np.array(3.0 + i))
     rng = np.random.default_rng(3)
     types = rng.choice([4, 6, 7], size=120)
     shifted = Table(("T2W:x:a", "T2W:x:b"), rng.standard_normal((120, 2)) + types[:, None])
     for (table, labels), system in ((planted(n=120, nuisance=5), "olnm_mri"), ((shifted, types), "histotype_mri")):
         recipe = Recipe(classifiers=("LR",))
         for permuted, valid in (([0.5, 0.47, 0.52], 1.0), ([0.71, 0.74, 0.69], 0.0)):
-            found = _found(recipe, table, labels, system=system, permuted=permuted, file=ExtractedFile(tmp_path / "p.npz"))
+            found = _found(recipe, table, labels, system=system, permuted=permuted, files=files)
             assert found.metrics[LIE_DETECTOR] == valid
             assert found.metrics["permuted_auc"] == pytest.approx(np.mean(permuted))
-        assert LIE_DETECTOR not in _found(recipe, table, labels, system=system, permuted=[], file=found.files[0]).metrics
+        assert LIE_DETECTOR not in _found(recipe, table, labels, system=system, permuted=[], files=files).metrics
 
 
 def test_calibrated_interval_and_conformal_sets_hold_what_they_promise() -> None:

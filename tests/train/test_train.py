@@ -36,8 +36,8 @@ from pipelines.training.cohort import read_cohort
 from pipelines.training.embed import CrossFitted, Networks, statuses
 from pipelines.training.evaluation import read_evaluation
 from pipelines.training.extract import ExtractedFile, extract_cohort, read_case, study_files
-from pipelines.training.findings import detect, deviation_by_chance
 from pipelines.training.fit import Schedule
+from pipelines.training.lie_detector import detect, deviation_by_chance
 from pipelines.training.nested import Judge, Static, mean_area
 from pipelines.training.networks import Architecture, build
 from pipelines.training.outcome import read_outcome

@@ -21,6 +21,7 @@ from pipelines.training.calibration import calibration
 from pipelines.training.discrimination import delong
 from pipelines.training.evaluate import assemble, judge_patients
 from pipelines.training.evaluation import BundleFacts, Evaluation, Flow, PatientRow, RefusedRow
+from pipelines.training.evaluation_table import describe
 from pipelines.training.nomogram import Nomogram
 from pipelines.training.outcome import Outcome, read_outcome, write_outcome
 from pipelines.training.pages import facts
@@ -90,12 +91,13 @@ def _evaluation(n: int = 60, **changes: object) -> Evaluation:
             model="Vida",
             field_strength_t=3.0,
             flags=(),
+            plausible=(0, 1) if i % 4 == 0 else (int(p[i] >= 0.4),),
+            interval=(float(p[i]) * 0.8, float(p[i])),
         )
         for i in range(n)
     ]
-    bundle = BundleFacts(
-        "olnm_mri", "Occult metastasis", "finding", "v1", BundleStatus.RESEARCH, 0.4, "Youden", "site", ("Home",), {"nested_auc": 0.81}, ""
-    )
+    facts = ("olnm_mri", "Occult metastasis", "finding", "v1", BundleStatus.RESEARCH, 0.4, "Youden", "site", ("Home",))
+    bundle = BundleFacts(*facts, {"nested_auc": 0.81}, "", coverage=0.9)
     look = Look(datetime.date(2026, 3, 1), "cohort.csv", "c" * 64, "olnm_mri", "v1", "b" * 64, n, 0.8)
     refused = (RefusedRow(9, "X9", "A", 1, "bad_geometry", "slices are missing <between> 3 and 5"),)
     events = int(labels.sum())
@@ -112,7 +114,15 @@ def _several() -> Evaluation:
     scores = rng.random((60, 3)) + 0.7 * (np.array(labels)[:, None] == np.array([4, 6, 7]))
     scores /= scores.sum(axis=1, keepdims=True)
     patients = [
-        replace(x, label=y, probability=float(p.max()), threshold=None, call="class", classes=dict(zip((4, 6, 7), p.tolist(), strict=True)))
+        replace(
+            x,
+            label=y,
+            probability=float(p.max()),
+            threshold=None,
+            call="class",
+            classes=dict(zip((4, 6, 7), p.tolist(), strict=True)),
+            plausible=tuple(k for k, v in zip((4, 6, 7), p.tolist(), strict=True) if v > 0.25),
+        )
         for x, y, p in zip(one.patients, labels, scores, strict=True)
     ]
     rule = "the most probable class"
@@ -252,6 +262,19 @@ def test_several_classes_are_evaluated_as_a_whole_and_one_by_one(tmp_path: Path)
     assert "The call is the most probable class. TP" in page.text
     assert "1 of class 4" in page.text
     assert all(f"ROC curve: {f.name}" in page.text for f in e.findings)
+
+
+def test_coverage_of_conformal_sets_is_judged_by_class(tmp_path: Path) -> None:
+    for made, labels, unknown in ((_evaluation(), (0, 1), ()), (_several(), (4, 5, 6, 7), (5,))):
+        assert made.coverage is not None
+        by_label = {k: [k in x.plausible for x in made.patients if x.label == k] for k in labels}
+        assert {k: (c.count, c.of) for k, c in made.coverage.each.items()} == {k: (sum(h), len(h)) for k, h in by_label.items()}
+        assert made.coverage.held.count == sum(c.count for c in made.coverage.each.values())
+        assert made.coverage.mean_size == pytest.approx(np.mean([len(x.plausible) for x in made.patients]))
+        assert all(made.coverage.each[k].count == 0 for k in unknown)
+        held = made.coverage.held
+        assert any(f"{held.count}/{held.of} held the truth, 90 % aimed at" in line for line in describe(made))
+        assert "<caption>Conformal sets</caption>" in write_evaluation_report(made, tmp_path).read_text()
 
 
 def test_rows_outside_the_rules_stand_in_the_flow(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def parts(e: Evaluation, f: Finding) -> Iterator[tuple[str, Markup]]:
     yield "Discrimination", side_by_side(roc, curves.draw_probabilities(scores, labels, e.bundle.threshold, of=of))
     yield "Calibration", performance.calibrated(f.calibration, scores, labels, of=of)
     yield "Clinical usefulness", performance.usefulness(f.decision_curve, of=of)
-    yield "Operating point", _operating(e, f)
+    yield "Operating point", join([_operating(e, f), "" if e.several else sets(e)])
     yield "Sites and scanners", _groups(f)
 
 
@@ -113,6 +113,20 @@ def _operating(e: Evaluation, f: Finding) -> Markup:
     words = f"{rule}. TP {x.tp}, FP {x.fp}, TN {x.tn}, FN {x.fn}.{withheld}"
     heads = ("Measure", "Value (Wilson interval), counts", "Clopper–Pearson")
     return join([paragraph(words), table("The calls as they were made", heads, rows)])
+
+
+def sets(e: Evaluation) -> Markup:
+    """Return what the conformal sets held; empty for a bundle without them."""
+    if (c := e.coverage) is None:
+        return Markup("")
+    named = {0: "Without the finding", 1: "With the finding"} if not e.bundle.classes else {k: f"Class {k}" for k in c.each}
+    rows = [("All", share(c.held)), *((named[k], share(held)) for k, held in c.each.items())]
+    note = (
+        f"Aimed at: {100 * c.aim:.0f} % of each class. A set holds every answer that cannot be excluded, {number(c.mean_size, 2)} on "
+        "average here. A class that the bundle does not know is in no set. Coverage holds for patients like those of training; elsewhere "
+        "it is what this table says. The bounds of a probability are another thing: they hold the doubt of the calibration's own fit only."
+    )
+    return table("Conformal sets", ("Patients", "Set holds the truth (Wilson interval), counts"), rows, note=note)
 
 
 def _groups(f: Finding) -> Markup:

@@ -10,7 +10,7 @@ import numpy as np
 from pipelines.training.nomogram import Nomogram, NomogramLine
 from pipelines.training.outcome import Beeswarm, Outcome
 from pipelines.training.pages.features import short
-from pipelines.training.pages.markup import Markup, number, paragraph, section, side_by_side
+from pipelines.training.pages.markup import Markup, count, number, paragraph, section, side_by_side
 from pipelines.training.pages.svg import Axis, Drawing
 from pipelines.types import FloatArray
 
@@ -22,13 +22,23 @@ _PROBABILITIES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95,
 
 
 def explanation(o: Outcome) -> Markup:
-    """Return the section on Shapley values; empty for systems of several classes."""
+    """Return the section on Shapley values; empty where the model has no features."""
     if o.beeswarm is None or not o.beeswarm.features:
         return Markup("")
     lines = paragraph(
-        "Shapley values of the final model, in log-odds, against up to 50 of its own patients. They tell what the model does with these "
-        "patients, not what causes the finding, and they are made on the rows that the model was fitted on."
+        f"Shapley values of the final model, in log-odds of {o.beeswarm.words}, against up to 50 of its own patients. They tell what the "
+        "model does with these patients, not what causes anything, and they are made on the rows that the model was fitted on. Between "
+        "features that correlate they are arbitrary."
     )
+    if check := o.beeswarm.check:
+        lines = Markup(
+            lines
+            + paragraph(
+                f"Checked: on {count(check.patients, 'patient')} and the {check.features} most important features, the others held, the "
+                f"exact explainer of shap {check.version} differs by at most {number(check.difference, 4)}; the largest standard error "
+                f"that the node's values state there is {number(check.standard_error, 4)}."
+            )
+        )
     if o.nomogram:
         lines = Markup(lines + paragraph("They are those of the imaging score, the first stage; the nomogram shows the second."))
     cases = [_draw_case(o.beeswarm, i, words) for i, words in _two_cases(o)]
@@ -58,9 +68,7 @@ def _draw_beeswarm(b: Beeswarm) -> Markup:
         picture.swarm([(left + 110 * i, 14)], kind)
         picture.text(left + 10 + 110 * i, 14, words, kind="small")
     rest = f" The {_MOST} most important of {len(b.features)} are shown." if len(b.features) > _MOST else ""
-    caption = (
-        f"A dot per patient; to the right it speaks for the finding. Low: more than {_LEVELS[1]} SD below the mean; high: above.{rest}"
-    )
+    caption = f"A dot per patient; to the right it speaks for {b.words}. Low: more than {_LEVELS[1]} SD below the mean; high: above.{rest}"
     return picture.figure(caption, wide=True)
 
 
@@ -97,8 +105,12 @@ def _two_cases(o: Outcome) -> list[tuple[int, str]]:
     if b is None or len(labels) != len(b.base):
         return []
     log_odds = np.array(b.base) + np.array(b.shapley).sum(axis=1)
-    with_it, without = np.where(labels == 1, log_odds, -np.inf), np.where(labels == 0, log_odds, np.inf)
-    return [(int(with_it.argmax()), "A patient with the finding"), (int(without.argmin()), "A patient without it")]
+    with_it, without = np.where(labels == b.target, log_odds, -np.inf), np.where(labels != b.target, log_odds, np.inf)
+    named = "with the finding" if o.several is None else f"of {b.words}"
+    return [
+        (int(with_it.argmax()), f"A patient {named}"),
+        (int(without.argmin()), "A patient without it" if o.several is None else "Another one"),
+    ]
 
 
 def _draw_case(b: Beeswarm, index: int, words: str) -> Markup:

@@ -73,14 +73,18 @@ def _conditional(o: Outcome) -> dict[str, Fact]:
         )
     if o.flow.sites:
         facts["sites"] = Fact("partly", f"{count(len(o.flow.sites), 'site')}: {', '.join(o.flow.sites)}; setting to be told", "Cohort")
-    if o.sites_left_out:
+    if o.sites_left_out or o.class_sites:
         facts["clusters"] = Fact("yes", "one site left out at a time", "Sites")
         facts["heterogeneity"] = Fact("yes", "AUC of each site by a model of the others", "Sites")
     if o.beeswarm:
         facts["explanation"] = Fact("yes", "Shapley values", "What moves the model")
     robust = [
         w
-        for w, there in (("shuffled labels", o.lie_detector), ("stability of the selection", o.stability), ("sites", o.sites_left_out))
+        for w, there in (
+            ("shuffled labels", o.lie_detector),
+            ("stability of the selection", o.stability),
+            ("sites", o.sites_left_out or o.class_sites),
+        )
         if there
     ]
     if robust:
@@ -103,10 +107,10 @@ def _binary(o: Outcome) -> dict[str, Fact]:
 
 def _of_classes(o: Outcome) -> dict[str, Fact]:
     return {
-        "measures": Fact("partly", "confusion, accuracy, areas, Brier score; no calibration curve of several classes", "Performance"),
-        "uncertainty": Fact("yes", "DeLong, bootstrap, Wilson", "Performance"),
+        "measures": Fact("yes", "confusion, accuracy, areas, Brier score; calibration and usefulness of each class", "Axes and classes"),
+        "uncertainty": Fact("yes", "DeLong, bootstrap, Wilson; Holm for several tests", "Performance"),
         "performance": Fact("partly", f"mean AUC {number(o.nested_auc)}, nested", "Performance"),
-        "diagnostic": Fact("partly", "share right per class", "Performance"),
+        "diagnostic": Fact("yes", "precision and recall per class; with intervals for each class", "Axes and classes"),
         "failures": Fact("partly", "confusion matrix", "Performance"),
     }
 
@@ -127,9 +131,9 @@ def _metrics(o: Outcome) -> dict[str, Fact]:
         "m_partition": Fact("yes", "nested, by patient", "Leakage"),
         "m_measures": Fact("yes", "see there", "Performance"),
         "m_uncertainty": Fact("yes", "intervals", "Performance"),
-        "m_calibration": _yes_no(o.performance is not None, "curve, slope, ICI", "not for several classes"),
+        "m_calibration": _yes_no(bool(o.performance or o.questions), "curve, slope, ICI", "no class could be judged"),
         "m_clinical": _yes_no("clinical" in rivals, "clinical values alone", "no clinical values in the recipe"),
-        "m_simple": _yes_no("size" in rivals, "size of the region alone", "not done"),
+        "m_simple": _yes_no("size" in rivals or bool(o.questions), "size of the region alone", "not done"),
         "m_internal": Fact("yes", "nested cross-validation", "Performance"),
         "m_external": Fact("no", "not in this run"),
     }

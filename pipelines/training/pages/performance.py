@@ -24,7 +24,6 @@ from pipelines.training.pages.markup import (
     number,
     p_value,
     paragraph,
-    section,
     shorten,
     side_by_side,
     stacked,
@@ -37,8 +36,20 @@ _SHOWN = (0.1, 0.2, 0.3, 0.4, 0.5)  # threshold probabilities printed of the dec
 _SAME_REPEAT = {"combat", "transformer"}  # rivals that are compared with the model's first repeat
 
 
-def overview(o: Outcome, p: Performance) -> Markup:
-    """Return the section that sets the honest number beside the optimistic ones."""
+def parts(o: Outcome, p: Performance, *, of: str = "") -> Iterator[tuple[str, Markup]]:
+    """Yield the judgement of a binary score, part by part with its heading; ``of`` names it in figures where there are several."""
+    scores, labels = scores_of(o)
+    yield "Performance", _overview(o, p, of)
+    yield "Discrimination", _discrimination(o, p, of)
+    yield "Calibration", calibrated(p.calibration, scores, labels, of=of)
+    yield "Clinical usefulness", usefulness(p.decision_curve, of=of)
+    yield "Operating points", _operating_points(o, p)
+    yield "Comparison", _comparison(o, p)
+    yield "Sites", _sites(o)
+
+
+def _overview(o: Outcome, p: Performance, of: str) -> Markup:
+    """Set the honest number beside the optimistic ones."""
     repeats = o.nested_auc_by_repeat
     apart = f"range over {count(len(repeats), 'repeat')} {number(min(repeats))} to {number(max(repeats))}"
     both = join([f"{bounds(p.auc.interval)} DeLong", tag("br"), f"{bounds(p.bootstrap)} bootstrap"])
@@ -57,8 +68,8 @@ def overview(o: Outcome, p: Performance) -> Markup:
         rows.append((named("Best possible", "of the planted signal, analytic"), number(bayes), NONE, _less(bayes, o)))
     heads = ("Area under the ROC curve", "AUC", "95 % interval", "minus nested")
     summary = table("The same recipe, judged in three ways", heads, rows, note=_HOW_NESTED)
-    forest = curves.draw_forest("Areas beside each other", list(_forest(o, p)), "Whiskers are 95 % intervals; dashed line: chance.")
-    return section("Performance", summary, forest)
+    title = curves.titled("Areas beside each other", of)
+    return join([summary, curves.draw_forest(title, list(_forest(o, p)), "Whiskers are 95 % intervals; dashed line: chance.")])
 
 
 _HOW_NESTED = (
@@ -82,13 +93,12 @@ def _forest(o: Outcome, p: Performance) -> Iterator[curves.Row]:
         yield curves.Row(f"as printed: {x.classifier}{chosen}", x.auc.value, x.auc.interval, kind="dim")
 
 
-def discrimination(o: Outcome, p: Performance) -> Markup:
-    """Return ROC curve and spread of the probabilities."""
+def _discrimination(o: Outcome, p: Performance, of: str) -> Markup:
     scores, labels = scores_of(o)
     at = p.operating_point.sensitivity.value, p.operating_point.specificity.value
     point = (at[0], at[1]) if at[0] is not None and at[1] is not None else None
-    roc = curves.draw_roc(p.roc, p.auc, scores, labels, seed=o.seed, point=point)
-    return section("Discrimination", side_by_side(roc, curves.draw_probabilities(scores, labels, o.thresholds.get("Youden"))))
+    roc = curves.draw_roc(p.roc, p.auc, scores, labels, seed=o.seed, point=point, of=of)
+    return side_by_side(roc, curves.draw_probabilities(scores, labels, o.thresholds.get("Youden"), of=of))
 
 
 def calibrated(c: Calibration, scores: FloatArray, labels: Labels, *, of: str = "") -> Markup:
@@ -130,23 +140,23 @@ def usefulness(curve: DecisionCurve, *, of: str = "") -> Markup:
     return side_by_side(curves.draw_decision_curve(curve, of=of), table("Net benefit", heads, rows, note=note))
 
 
-def operating_points(o: Outcome, p: Performance) -> Markup:
+def _operating_points(o: Outcome, p: Performance) -> Markup:
     """Return what calling at the thresholds does."""
     scores, labels = scores_of(o)
-    rows = [_point_row("Each fold's own Youden threshold", "honest", NONE, p.operating_point)]
-    for name, threshold in o.thresholds.items():
-        words = "the bundle's threshold" if name == "Youden" else "chosen on these patients: a description"
-        rows.append(_point_row(_title(name), words, number(threshold), operating_point(scores >= threshold, labels)))
+    first = ("Each fold's own Youden threshold", "honest") if o.thresholds else ("The class called, or its side", o.threshold_rule)
+    rows = [_point_row(*first, NONE, p.operating_point)]
+    for name, point in o.sensitive_points.items():
+        words = f"honest; aimed at in the training patients of each fold, {number(o.thresholds.get(name))} in all"
+        rows.append(_point_row(f"Each fold's own threshold for {name.replace(' ', ' ≥ ')}", words, NONE, point))
+    if (youden := o.thresholds.get("Youden")) is not None:
+        point = operating_point(scores >= youden, labels)
+        rows.append(_point_row("Youden, final model", "the bundle's threshold, chosen with these patients", number(youden), point))
     heads = ("Operating point", "Threshold", "Sensitivity", "Specificity", "PPV", "NPV", "TP / FP / TN / FN")
     note = (
-        f"Threshold rule of the bundle: {o.threshold_rule}. Proportions with Wilson intervals and counts. PPV and NPV hold at this "
-        "cohort's share of the finding only. Only the first row judges thresholds on patients that had no part in choosing them."
+        f"Rule of the bundle: {o.threshold_rule}. Proportions with Wilson intervals and counts. PPV and NPV hold at this cohort's share of "
+        "the finding only. Honest: the patients had no part in choosing the threshold at which they were called."
     )
-    return section("Operating points", table("What calling does", heads, rows, note=note), _conformal(o))
-
-
-def _title(name: str) -> str:
-    return "Youden, final model" if name == "Youden" else f"Highest threshold with {name.replace(' ', ' ≥ ')}"
+    return join([table("What calling does", heads, rows, note=note), conformal(o)])
 
 
 def _point_row(name: str, words: str, threshold: str, x: OperatingPoint) -> tuple[object, ...]:
@@ -154,17 +164,18 @@ def _point_row(name: str, words: str, threshold: str, x: OperatingPoint) -> tupl
     return named(name, words), threshold, *shares, f"{x.tp} / {x.fp} / {x.tn} / {x.fn}"
 
 
-def _conformal(o: Outcome) -> Markup:
+def conformal(o: Outcome) -> Markup:
+    """Say what the conformal sets held of unseen patients."""
     if o.conformal_coverage is None:
         return Markup("")
     aim = f" (aimed at: {100 * o.conformal_aim:.0f} %)" if o.conformal_aim is not None else ""
     return paragraph(
-        f"Conformal sets, which may hold both answers where the model does not know, held the true one for "
+        "Conformal sets, which hold more than one answer where the model does not know, held the true one for "
         f"{100 * o.conformal_coverage:.1f} % of unseen patients{aim}."
     )
 
 
-def comparison(o: Outcome, p: Performance) -> Markup:
+def _comparison(o: Outcome, p: Performance) -> Markup:
     """Return the table in the papers' form, and the tests against rivals."""
     n, total = o.flow.judged, p.operating_point
     rows = [_paper_row(o.title, f"nested, n = {n}", area(p.auc), total)]
@@ -176,7 +187,7 @@ def comparison(o: Outcome, p: Performance) -> Markup:
         rows.append(_paper_row(f"{x.classifier}{chosen}", part, area(x.auc), x.operating_point))
     heads = ("Model", "Cohort", "AUC (95 % CI)", "ACC", "SEN", "SPE", "PPV", "NPV", "F1")
     note = "ACC accuracy, SEN sensitivity, SPE specificity, PPV and NPV predictive values. A dash: the score has no threshold of its own."
-    return section("Comparison", table("Models in the form of the papers", heads, rows, words=2, note=note), _rivals(o))
+    return join([table("Models in the form of the papers", heads, rows, words=2, note=note), _rivals(o)])
 
 
 def _paper_row(model: str, cohort: str, auc: str, x: OperatingPoint | None) -> tuple[object, ...]:
@@ -197,18 +208,20 @@ def _rivals(o: Outcome) -> Markup:
             number(r.comparison.statistic, 2),
             p_value(r.comparison.p),
             p_value(r.p_holm),
+            p_value(r.p_bonferroni),
         )
         for r in o.rivals
     ]
-    heads = ("Rival", "AUC", "Model minus rival", "Z", "p", "p, Holm")
-    note = f"Paired DeLong tests of out-of-fold probabilities. Holm's adjustment is over the rivals of this table. {_how_compared(o)}"
+    heads = ("Rival", "AUC", "Model minus rival", "Z", "p", "p, Holm", "p, Bonferroni")
+    over = "the axes and classes that are judged" if o.several else "the rivals of this table"
+    note = f"Paired DeLong tests of out-of-fold probabilities. Holm's and Bonferroni's adjustments are over {over}. {_how_compared(o)}"
     return table("Does the model add anything?", heads, rows, note=note.strip())
 
 
 def _how_compared(o: Outcome) -> str:
     """Say what a comparison of one repeat with the average of several leaves in the model's favour."""
     repeats, names = o.nested_auc_by_repeat, {r.name for r in o.rivals}
-    if len(repeats) < 2 or names == {"size"}:
+    if len(repeats) < 2 or (names == {"size"} and not o.several):
         return ""
     same = " Harmonised features and the Transformer fusion are compared with that one." if names & _SAME_REPEAT else ""
     return (
@@ -217,14 +230,19 @@ def _how_compared(o: Outcome) -> str:
     )
 
 
-def sites(o: Outcome) -> Markup:
+def _sites(o: Outcome) -> Markup:
     """Return the judgement of each site by a model of the others."""
     if not o.sites_left_out:
-        why = "one site only" if len(o.flow.sites) < 2 else "no site with patients of both classes could be left out"
-        return section("Sites", paragraph(f"Not done: {why}. Nobody knows how the model does elsewhere."))
+        return no_sites(o)
     rows = [(s.site, s.n, s.events, area(s.auc)) for s in o.sites_left_out]
     note = "Each site judged by a model of all the others. Where site and scanner are one and the same, their effects cannot be told apart."
-    return section("Sites", table("One site left out at a time", ("Site", "Patients", "With the finding", "AUC"), rows, note=note))
+    return table("One site left out at a time", ("Site", "Patients", "With the finding", "AUC"), rows, note=note)
+
+
+def no_sites(o: Outcome) -> Markup:
+    """Say why no site was left out."""
+    why = "one site only" if len(o.flow.sites) < 2 else "no site with enough patients of every class could be left out"
+    return paragraph(f"Not done: {why}. Nobody knows how the model does elsewhere.")
 
 
 def scores_of(o: Outcome) -> tuple[FloatArray, Labels]:

@@ -66,7 +66,9 @@ def _plain(interval: Interval | None) -> str:
 
 def _calibration_and_rivals(o: Outcome) -> str:
     if o.several:
-        return f"{_compared_with_prevalence(o.several)} Rivals are not judged for systems of several classes."
+        alone = next((x.mean_auc for x in o.class_rows if x.name.startswith("size")), None)
+        rival = f" The size of the region alone has a mean AUC of {number(alone)}." if alone is not None else ""
+        return f"{_compared_with_prevalence(o.several)}{rival}"
     assert o.performance is not None
     slope = o.performance.calibration.slope
     if slope is None:
