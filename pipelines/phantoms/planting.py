@@ -32,7 +32,7 @@ _DIAMETER_REFERENCE_MM = 30.0
 # By system and outcome: the weights of latents in the index.
 WEIGHTS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
     "olnm_mri": {LABEL: {"size": 0.60, "heterogeneity": 0.54, "adc": 0.50, "irregularity": 0.32}},
-    # Size counts through the diameter. Little of irregularity and not all of heterogeneity can be read from one image.
+    # Size counts through the diameter. Echogenicity is read best from one image; no single feature reads irregularity.
     "plnm_us": {LABEL: {"echogenicity": 0.90, "heterogeneity": 0.44}},
     "lvsi_mri": {LABEL: {"adc": 0.75, "size": 0.50, "rim": 0.43}},
     "lnm_hybrid": {LABEL: {"rim": 0.80, "heterogeneity": 0.60}},  # its crops are scaled to the tumour and do not show its size
