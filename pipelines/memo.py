@@ -49,7 +49,7 @@ def digest(*parts: object) -> str:
     found = hashlib.sha256()
     for part in parts:
         if isinstance(part, hd.Volume):
-            found.update(repr(part.affine.tolist()).encode())
+            found.update(repr((part.affine.tolist(), part.frame_of_reference_uid)).encode())
             part = part.array
         if isinstance(part, np.ndarray):
             found.update(f"{part.dtype} {part.shape}".encode())

@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import highdicom as hd
+import numpy as np
 import pytest
 
 from pipelines import engine
 from pipelines.features import radiomics
 from pipelines.imaging.sequences import choose
 from pipelines.imaging.series import find_dicom_files, read_series
-from pipelines.memo import Memo
+from pipelines.memo import Memo, digest
 from pipelines.models.bundle import Bundle, load_bundle
 from pipelines.spec import PipelineSpec
 from pipelines.systems import catalogue
@@ -94,3 +96,10 @@ def test_changed_voxel_is_computed_anew_and_nothing_else(tmp_path: Path, compute
         "_look": 1,
         "segment": 0,
     }
+
+
+def test_same_voxels_in_another_frame_of_reference_are_another_volume() -> None:
+    voxels, frames = np.zeros((2, 3, 4)), ("1.2.3", "1.2.4")
+    here, there = (hd.Volume(voxels, np.eye(4), coordinate_system="PATIENT", frame_of_reference_uid=frame) for frame in frames)
+    assert digest(here) != digest(there)
+    assert digest(here) == digest(here.with_array(voxels.copy()))
