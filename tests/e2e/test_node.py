@@ -240,7 +240,8 @@ def test_object_that_fails_its_check_never_leaves_and_the_node_says_where_it_is(
         ds for sequence in mr.OLNM_STUDY for ds in mr.make_series(sequence, FrameOfReferenceUID="1." + "2" * 70)
     ]  # 8 more than allowed
     pacs.start()
-    app = build(settings.model_copy(update={"node": node}))
+    route = settings.routes[0].model_copy(update={"wait_s": 0})  # for clinical values
+    app = build(settings.model_copy(update={"node": node, "routes": (route,)}))
     app.start()
     try:
         assert set(store(app, study)) == {0x0000}
@@ -249,8 +250,8 @@ def test_object_that_fails_its_check_never_leaves_and_the_node_says_where_it_is(
         trail = [line for line in app.ledger.audit_trail(job_id=job.order.job_id) if line.event == "RESULT_QUARANTINED"]
     finally:
         app.stop()
-    assert job.state is JobState.FAILED and [ds.Modality for ds in pacs.received] == ["SR"]
-    assert "FrameOfReferenceUID is longer than 64 characters" in _text(pacs.received[0])
+    assert job.state is JobState.FAILED and [ds.Modality for ds in pacs.received] == ["OT", "SR"]
+    assert "FrameOfReferenceUID is longer than 64 characters" in _text(pacs.received[-1])
     assert len(trail) == 1 and "FrameOfReferenceUID is longer" in trail[0].detail
     config = servers.write_config(tmp_path, node={"storage_root": str(tmp_path / "data")})
     main(["jobs", "show", job.order.job_id, "--json", "--config", str(config)])

@@ -178,8 +178,8 @@ def _name_the_frame_at_length(datasets: list[Dataset]) -> None:
 def test_object_that_fails_its_check_is_quarantined_with_its_reasons_and_a_report_says_so(bench: Bench) -> None:
     outcome = bench.run(bench.order(spoil=_name_the_frame_at_length))
     assert (outcome.status, outcome.code) == (ResultStatus.FAILED, "RESULT")
-    (report,) = bench.objects(outcome)
-    assert report.Modality == "SR" and "FAILED" in report.SeriesDescription
+    page, report = bench.objects(outcome)
+    assert (page.Modality, report.Modality) == ("OT", "SR") and "FAILED" in report.SeriesDescription
     folder = bench.store.quarantine_folder(outcome.job_id)
     kept = json.loads((folder / "reasons.json").read_text())
     assert sorted([*outcome.quarantined, "reasons.json"]) == sorted(p.name for p in folder.iterdir())
