@@ -44,9 +44,15 @@ DEMOS: Mapping[str, Demo] = {
         220,
         0.97,
         11,
-        replace(_BRIEF, segmenter=Schedule(epochs=16, batch=8, rate=2e-3), segmenter_patients=44, network_share=0.2),
+        replace(_BRIEF, segmenter=Schedule(epochs=30, batch=8, rate=2e-3), segmenter_patients=44, network_share=0.2),
     ),
-    "olnm_mri": Demo(200, 0.9, 12, replace(_BRIEF, cnn=Schedule(epochs=6, batch=4, rate=1e-3)), segmenter_of="lvsi_mri"),
+    "olnm_mri": Demo(
+        200,
+        0.9,
+        12,
+        replace(_BRIEF, cnn=Schedule(epochs=6, batch=4, rate=1e-3), repeats=1, permutations=2),
+        segmenter_of="lvsi_mri",
+    ),
     "histotype_mri": Demo(220, 0.95, 13, replace(_BRIEF, network_share=0.1), segmenter_of="lvsi_mri"),
     "lnm_hybrid": Demo(
         260,
@@ -61,7 +67,7 @@ DEMOS: Mapping[str, Demo] = {
         15,
         replace(
             _BRIEF,
-            segmenter=Schedule(epochs=60, batch=8, rate=2e-3),
+            segmenter=Schedule(epochs=60, batch=8, rate=2e-3, patience=60),  # seven patients validate: their Dice jumps
             segmenter_patients=102,
             grid=_SECTION,
             permutations=3,

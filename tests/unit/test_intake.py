@@ -97,7 +97,15 @@ def test_same_input_makes_no_second_job() -> None:
 
 def test_irrelevant_late_series_makes_no_second_job() -> None:
     first = _job(_series(*OLNM_STUDY))
-    assert _make(_series(*OLNM_STUDY, T2W), [first]) is None
+    localizer = MrSequence(9, "localizer", 10, 600)
+    assert _make(_series(*OLNM_STUDY, localizer), [first]) is None
+
+
+def test_late_series_on_which_the_region_is_drawn_makes_a_new_version() -> None:
+    first = _job(_series(*OLNM_STUDY))
+    second = _job(_series(*OLNM_STUDY, T2W), [first])
+    assert second.order.version == 2
+    assert {chosen.role for chosen in second.order.chosen} - {chosen.role for chosen in first.order.chosen} == {SeriesRole.T2W}
 
 
 def test_relevant_late_image_makes_a_new_version() -> None:
