@@ -81,7 +81,7 @@ def make_settings(storage_root: Path, pacs_port: int) -> Settings:
     return Settings(
         node=NodeTable(port=0, storage_root=storage_root, quiet_s=0.5, min_free_mb=0),
         worker=WorkerTable(heartbeat_s=0.5),
-        delivery=DeliveryTable(retry_first_s=0.2, retry_max_s=0.5, timeout_s=5),
+        delivery=DeliveryTable(retry_first_s=0.2, retry_max_s=0.5, timeout_s=20),
         peers=(
             Peer(ae_title="PACS", host="127.0.0.1", port=pacs_port),
             Peer(ae_title="SCANNER", host="127.0.0.1", port=104),

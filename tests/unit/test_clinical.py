@@ -203,4 +203,4 @@ def test_waiting_is_no_part_of_the_method() -> None:
     with_age = replace(spec, clinical=(ClinicalInput("age_y"),))
     assert with_age.method_digest() != spec.method_digest()
     assert replace(spec, clinical=(ClinicalInput("age_y", False, 1.0, "refuse"),)).method_digest() == with_age.method_digest()
-    assert spec.method_digest() == "d74267638ab2a052db4722384c23eaa4e0d92d92dbe9e6eb3fef2e588665c3aa"
+    assert spec.method_digest() == "50fca2d90a3fab8c9532a1a8ea638e2c597037849ad9c0fc8d32c1f2d1daa52c"
