@@ -28,7 +28,7 @@ from pipelines.training.extract import study_files
 from pipelines.training.identity import Identity, identify
 from pipelines.types import Case, Evidence, Prediction, as_float
 
-_VERSION = "3"  # part of every key; raised when the serving code changes what it returns
+_VERSION = "4"  # part of every key; raised when the serving code changes what it returns
 _REPORT_EVERY = 10  # patients
 PHANTOM = "SYNTHETIC PHANTOM"  # Image Comments (0020,4000) of every phantom image
 
