@@ -92,7 +92,7 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sent]:
     callers = (Peer(ae_title=title, host="127.0.0.1", port=104) for title in ("RESEARCH", "SCANNER", "PROBE"))
     app = build(
         Settings(
-            node=NodeTable(port=0, storage_root=root / "data", models_root=MODELS, quiet_s=6.0, min_free_mb=0),
+            node=NodeTable(port=0, storage_root=root / "data", models_root=MODELS, quiet_s=15.0, min_free_mb=0),
             worker=WorkerTable(heartbeat_s=0.5),
             delivery=DeliveryTable(retry_first_s=0.2, retry_max_s=0.5, timeout_s=5),
             peers=(Peer(ae_title="PACS", host="127.0.0.1", port=pacs.port), *callers),

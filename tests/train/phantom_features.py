@@ -30,11 +30,12 @@ def write(scratch: Path, target: Path) -> None:
     cache = scratch / "features"
     files = extract_cohort(rows, catalogue()[SYSTEM], grid=demo.plan.grid, cache=cache, workers=2, progress=lambda line: None)
     table = Table.of([row.where for row in rows], [file.features for file in files])
-    values = (table.values - table.values.mean(axis=0)) / table.values.std(axis=0)
+    mean, std = table.values.mean(axis=0), table.values.std(axis=0)
+    values = (table.values - mean) / std
     with (scratch / "truth.csv").open(encoding="utf-8") as truth:
         index = [float(row["index"]) for row in csv.DictReader(truth)]
     target.parent.mkdir(exist_ok=True)
-    known = {"labels": np.array([row.label for row in rows]), "index": np.array(index)}
+    known = {"mean": mean, "std": std, "labels": np.array([row.label for row in rows]), "index": np.array(index)}
     np.savez_compressed(target, names=np.array(table.names), values=values.astype(np.float16), **known)
 
 
