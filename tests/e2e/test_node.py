@@ -235,7 +235,7 @@ def test_object_that_fails_its_check_never_leaves_and_the_node_says_where_it_is(
 ) -> None:
     write_bundle(tmp_path / "models", catalogue()["olnm_mri"])
     settings = make_settings(tmp_path / "data", pacs.port)
-    node = settings.node.model_copy(update={"models_root": tmp_path / "models"})
+    node = settings.node.model_copy(update={"models_root": tmp_path / "models", "quiet_s": 15.0})  # more than a busy machine needs
     study = [
         ds for sequence in mr.OLNM_STUDY for ds in mr.make_series(sequence, FrameOfReferenceUID="1." + "2" * 70)
     ]  # 8 more than allowed
@@ -245,7 +245,7 @@ def test_object_that_fails_its_check_never_leaves_and_the_node_says_where_it_is(
     app.start()
     try:
         assert set(store(app, study)) == {0x0000}
-        wait_for(lambda: [j for j in app.ledger.jobs() if j.state in FINAL], timeout_s=180)
+        wait_for(lambda: [j for j in app.ledger.jobs() if j.state in FINAL], timeout_s=400)
         (job,) = app.ledger.jobs()
         trail = [line for line in app.ledger.audit_trail(job_id=job.order.job_id) if line.event == "RESULT_QUARANTINED"]
     finally:

@@ -209,7 +209,7 @@ def test_distributed_form_gives_identical_objects(phantom: Path, tmp_path: Path)
         folder.mkdir()
         port = servers.free_port()
         with servers.orthanc(folder / "orthanc", {"CERVINODE": port, "MODALITY": 11113}) as pacs:
-            tables = _tables(folder, pacs, port)
+            tables = _tables(folder, pacs, port, quiet_s=15.0)  # a busy machine sends with pauses
             if folder is embedded:
                 with servers.node(servers.write_config(folder, **tables), port):
                     objects.append(_collect(Site(pacs, folder, port), phantom))
