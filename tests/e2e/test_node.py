@@ -134,7 +134,7 @@ def test_late_image_makes_a_new_version_with_its_predecessor(hospital: Hospital,
     first, second = hospital.ended(study, 2)
     assert (first.order.version, second.order.version) == (1, 2)
     assert second.order.predecessor == first.order.job_id
-    old, new = hospital.received(study)
+    old, new = (ds for ds in hospital.received(study) if ds.Modality == "SR")
     assert old.SOPInstanceUID != new.SOPInstanceUID and old.SeriesInstanceUID != new.SeriesInstanceUID
     (predecessor,) = new.PredecessorDocumentsSequence
     assert predecessor.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == old.SOPInstanceUID
@@ -153,7 +153,7 @@ def test_own_result_coming_back_triggers_nothing(hospital: Hospital, make_study:
     study = make_study(6)
     store(hospital.app, study)
     hospital.ended(study, 1)
-    assert store(hospital.app, hospital.received(study), calling="PACS") == [0x0000]
+    assert store(hospital.app, hospital.received(study), calling="PACS") == [0x0000] * 2
     wait_for(lambda: not hospital.app.ledger.unplanned_studies())
     hospital.ended(study, 1)
 
@@ -165,7 +165,7 @@ def test_retry_makes_a_new_version(hospital: Hospital, make_study: MakeStudy) ->
     hospital.app.store.add_request(json.dumps({"retry": first.order.job_id}).encode())
     hospital.app.store.add_request(b"noise")
     _, second = hospital.ended(study, 2)
-    assert second.order.predecessor == first.order.job_id and len(hospital.received(study)) == 2
+    assert second.order.predecessor == first.order.job_id and len(hospital.received(study)) == 4, "a page and a report each"
     assert hospital.app.store.requests() == []
     hospital.app.store.add_request(json.dumps({"retry": first.order.job_id}).encode())  # the newest is another one
     wait_for(lambda: not hospital.app.store.requests())
@@ -200,7 +200,7 @@ def test_node_stops_and_starts_again_without_doing_anything_twice(settings: Sett
         try:
             store(app, study)
             Hospital(app, pacs).ended(study, 1)
-            assert len(pacs.received) == 1
+            assert len(pacs.received) == 2, "a page and a report"
             started = [line for line in app.ledger.audit_trail() if line.event == "NODE_STARTED"]
             assert len(started) == start
         finally:
