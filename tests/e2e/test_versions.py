@@ -262,7 +262,7 @@ def test_node_status_comes_first_and_a_large_node_never_gets_a_number(tmp_path: 
             site.put(study, {"node_short_axis_mm": millimetres})
         (job,) = site.ended(large, 1)
         assert (job.state, job.order.version, job.outcome and job.outcome.code) == (JobState.REFUSED, 1, "NOT_APPLICABLE")
-        (report,) = [ds for ds in pacs.received if ds.StudyInstanceUID == large]
+        (report,) = [ds for ds in pacs.received if ds.StudyInstanceUID == large and ds.Modality == "SR"]
         assert "no lymph node of 10 mm or more" in _text(report) and "12 mm" in _text(report)
         assert not any(item.keyword == "NumericValue" for item in report.iterall())
         assert "no lymph node of 10 mm or more" not in _text(site.report_of(*site.ended(small, 1)))
