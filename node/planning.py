@@ -216,12 +216,12 @@ def _judge(
         return [], IncompleteStudy(f"the study is not complete: {gap.words}")
     if gap and known.waited_s < gap.hold_s:
         waits.append((gap.hold_s - known.waited_s, f"images: {gap.words}"))
-    if error and not waits:
-        return [], error
+    if error:  # clinical values would not change it: once the images are waited for, the job is refused
+        return waits, error
     declared = {rule.name: rule.wait_s for rule in spec.inclusion} | {c.name: c.wait_s for c in spec.clinical if c.required}
     until = {name: min(wait_s, known.longest_wait_s) for name, wait_s in declared.items() if name not in clinical}
     waits += [(wait_s - known.waited_s, f"clinical value {name}") for name, wait_s in until.items() if known.waited_s < wait_s]
-    if error is None and not waits and (refused := [c for c in spec.clinical if c.name in until and c.required and c.fallback == "refuse"]):
+    if not waits and (refused := [c for c in spec.clinical if c.name in until and c.required and c.fallback == "refuse"]):
         error = MissingClinical("; ".join(_missing_words(c) for c in refused))
     return waits, error
 
