@@ -19,6 +19,7 @@ from pipelines.decide import check_inclusion, decide
 from pipelines.errors import BadGeometry, MissingRoi, NotApplicable
 from pipelines.features import clinical, histogram, radiomics
 from pipelines.features.cnn import crop, occlusion_maps, place_maps
+from pipelines.imaging.acquisition import unlike
 from pipelines.imaging.elements import text
 from pipelines.imaging.geometry import build_volume, resample_mask
 from pipelines.imaging.intensity import preprocess
@@ -179,6 +180,8 @@ def run(spec: PipelineSpec, bundle: Bundle, case: Case, *, progress: Progress = 
     notes = check_inclusion(spec, case.clinical)
     if case.frame and case.frame.spacing_mm is None:
         notes = (*notes, "the image has no calibration: nothing was measured in millimetres, and features of size are in pixels")
+    if strange := unlike(case.volumes, bundle.manifest.training.acquisition):
+        notes = (*notes, strange)
     roi, segmenter = case.roi, None
     if roi is None:
         progress("segment")

@@ -186,6 +186,9 @@ class Training(_Frozen):
     sites: tuple[str, ...] = Field(default=(), description="sites of the cohort; an external cohort has none of them")
     date: datetime.date | None = Field(default=None, description="of the training run")
     scanners: dict[str, int] = Field(default_factory=dict, description="patients by manufacturer, model and field strength (T)")
+    acquisition: dict[SeriesRole, dict[str, tuple[float, float]]] = Field(
+        default_factory=dict, description="by sequence and DICOM keyword, the least and the largest value of the patients"
+    )
     nested_auc_interval: tuple[float, float] | None = Field(default=None, description="at 95 %, of probabilities averaged over repeats")
     permuted_aucs: tuple[float, ...] = Field(default=(), description="of the whole recipe, one per shuffling of the labels")
     candidate_features: int = Field(default=0, description="how many features and clinical values the recipe could choose from")

@@ -17,6 +17,7 @@ from pipelines.phantoms.tissues import TISSUES
 WARP_MM = 5.0  # largest displacement of the smooth warp that makes ellipses look like organs
 EDGE_MM = 1.6  # width over which one tissue gives way to the next
 RIM_MM = 4.0  # thickness of the enhancing rim
+_BUMPS = np.float32(2.5)  # standard deviations that the tumour's surface lies out or in at most
 _GRAIN_MM = 2.2  # of the tumour's texture as it is stored; a patient's own is had by scaling positions
 
 # Both sides of the bony and muscular pelvis: tissue, centre of the left one, semi-axes, turn about z in degrees.
@@ -84,10 +85,14 @@ class Pelvis:
         return moved[0], moved[1], moved[2]
 
     def tumour_depth(self, x: Array, y: Array, z: Array) -> Array:
-        """Return the depth below the tumour's rough surface in mm at warped points."""
-        radius = self.tumour.radius(x, y, z)
-        rough = radius * (1 + np.float32(self.latents.roughness) * self._tumour_boundary(x, y, z))
-        depth: Array = (1 - rough) * np.float32(self.tumour.semi_axes.min())
+        """Return the depth below the tumour's rough surface in mm at warped points.
+
+        How far a point of the surface lies out is that of its direction from the centre, so that the tumour stays one piece.
+        """
+        radius, centre = self.tumour.radius(x, y, z), self.tumour.centre.astype(np.float32)
+        surface = [c + (p - c) / np.maximum(radius, np.float32(1e-3)) for p, c in zip((x, y, z), centre, strict=True)]
+        bumps = np.clip(self._tumour_boundary(*surface), -_BUMPS, _BUMPS)
+        depth: Array = (1 + np.float32(self.latents.roughness) * bumps - radius) * np.float32(self.tumour.semi_axes.min())
         return depth
 
     def tumour_variation(self, x: Array, y: Array, z: Array) -> Array:

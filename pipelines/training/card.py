@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipelines.imaging.acquisition import UNITS
 from pipelines.models.manifest import LIE_DETECTOR, Decision, Manifest, Training
 from pipelines.spec import PipelineSpec
 
@@ -49,6 +50,7 @@ def write_model_card(path: Path, manifest: Manifest, spec: PipelineSpec) -> None
         "An independent implementation with other data and other weights.",
         f"Trained on {training.description} (seed {training.seed}){f', {training.date}' if training.date else ''}.",
         *_scanners(training),
+        *_acquisition(training),
         "",
         *_networks(manifest),
         *(_decision(name, one, classes) for name, one in _decisions(manifest)),
@@ -99,6 +101,18 @@ def _decision(name: str, one: Decision, classes: Mapping[int, str]) -> str:
 def _scanners(training: Training) -> list[str]:
     named = ", ".join(f"{name} ({n})" for name, n in training.scanners.items())
     return [f"Scanners: {named}."] if named else []
+
+
+def _acquisition(training: Training) -> list[str]:
+    """Return a line for each sequence: the ranges of its patients."""
+    return [
+        f"- {role}: " + ", ".join(f"{keyword} {_range(*limits)} {UNITS[keyword]}" for keyword, limits in numbers.items())
+        for role, numbers in training.acquisition.items()
+    ]
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
 def _more(training: Training) -> list[str]:

@@ -21,6 +21,7 @@ from pipelines.engine import extract_features, load_case, prepare
 from pipelines.errors import InferenceError, InputError
 from pipelines.features.clinical_dicom import from_study
 from pipelines.features.cnn import crop
+from pipelines.imaging.acquisition import Acquisition, acquisition
 from pipelines.imaging.elements import text
 from pipelines.imaging.geometry import build_volume, resample_mask
 from pipelines.imaging.sequences import choose, rank, settle
@@ -31,7 +32,7 @@ from pipelines.training.cohort import CohortRow, refuse
 from pipelines.training.identity import Identity, identify
 from pipelines.types import Case, Choice, ClinicalValue, ImageVolume, Roi, Series, SeriesRole
 
-CACHE_VERSION = "3"  # part of every cache key; raised when the extraction code changes what it returns
+CACHE_VERSION = "4"  # part of every cache key; raised when the extraction code changes what it returns
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Extracted:
 
     ``slices`` and ``masks`` (n, y, x) are for the segmenter, of each sequence that it may draw on; ``second`` are the features from another
     reader's region, if there is one; ``clinical`` are values that the study itself tells; ``size`` is the roi's in ml (mm2 on
-    ultrasound); ``scanner`` is in words.
+    ultrasound); ``scanner`` is in words, ``acquisition`` in numbers.
     """
 
     features: Mapping[str, float]
@@ -59,6 +60,7 @@ class Extracted:
     clinical: Mapping[str, ClinicalValue]
     size: float
     scanner: str
+    acquisition: Mapping[SeriesRole, Acquisition]
     synthetic: bool
     identity: Identity
 
@@ -137,6 +139,7 @@ def _extract(row: CohortRow, paths: Sequence[Path], spec: PipelineSpec, grid: Sl
         clinical={**from_study(series), **row.clinical},
         size=float(np.count_nonzero(case.roi.volume.array)) * case.roi.volume.voxel_volume / (1.0 if case.frame else 1000.0),
         scanner=" ".join(t for k in ("Manufacturer", "ManufacturerModelName", "MagneticFieldStrength") if (t := text(header, k))),
+        acquisition={role: acquisition(image.header) for role, image in case.volumes.items() if role in spec.required},
         synthetic=text(header, "ImageComments") == "SYNTHETIC PHANTOM",
         identity=identify(case, spec.required),
     )
@@ -192,6 +195,7 @@ def _write_extracted(file: Path, data: Extracted) -> None:
         "clinical": np.array(json.dumps([asdict(v) for v in data.clinical.values()])),
         "size": np.array(data.size),
         "scanner": np.array(data.scanner),
+        "acquisition": np.array(json.dumps(data.acquisition)),
         "synthetic": np.array(data.synthetic),
         "identity": np.array(astuple(data.identity)),
     }
@@ -241,6 +245,11 @@ class ExtractedFile:
     def scanner(self) -> str:
         """Manufacturer, model and field strength, in words."""
         return str(self._read("scanner"))
+
+    @cached_property
+    def acquisition(self) -> dict[SeriesRole, Acquisition]:
+        """How each sequence was acquired, in numbers."""
+        return {SeriesRole(role): numbers for role, numbers in json.loads(str(self._read("acquisition"))).items()}
 
     @cached_property
     def synthetic(self) -> bool:

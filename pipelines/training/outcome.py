@@ -19,6 +19,7 @@ from pipelines.training.nomogram import Nomogram
 from pipelines.training.operating_point import OperatingPoint
 from pipelines.training.sample_size import SampleSize
 from pipelines.training.several import Macro, SeveralClasses
+from pipelines.types import SeriesRole
 
 FILE_NAME = "training.json"
 
@@ -27,7 +28,8 @@ FILE_NAME = "training.json"
 class CohortFlow:
     """From the table's rows to the patients that gave the decision; ``network_rows`` trained only segmenter and networks.
 
-    ``excluded`` are lines of the table by the rule of inclusion, in words, that kept them out.
+    ``acquisition`` are the judged patients' ranges by sequence and DICOM keyword. ``excluded`` are lines of the table by the rule of
+    inclusion, in words, that kept them out.
     """
 
     file: str
@@ -41,6 +43,7 @@ class CohortFlow:
     second_reader: int
     class_counts: Mapping[int, int]
     excluded: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    acquisition: Mapping[SeriesRole, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from pipelines.decide import broken_rules
 from pipelines.errors import CohortError
 from pipelines.features import clinical
+from pipelines.imaging.acquisition import ranges
 from pipelines.recipe import Recipe, Repeatable
 from pipelines.spec import PipelineSpec
 from pipelines.training.cohort import CohortRow, check_labels, name_class, name_rows, refuse
@@ -269,4 +270,5 @@ class Patients:
             excluded={
                 rule: tuple(e.row.line for e in self.excluded if e.rule == rule) for rule in dict.fromkeys(e.rule for e in self.excluded)
             },
+            acquisition=ranges(file.acquisition for file in self.judged_files),
         )

@@ -51,7 +51,7 @@ class Plan:
     segmenter_pools: Literal[2, 3] = 3
     segmenter_patients: int = 48  # at most
     segmenter: Schedule = field(default_factory=lambda: Schedule(epochs=10, batch=8, rate=2e-3))
-    grid: SliceGrid = field(default_factory=lambda: SliceGrid(spacing_mm=1.8, size=128))
+    grid: SliceGrid = field(default_factory=lambda: SliceGrid(spacing_mm=1.35, size=128))
     network_share: float = 0.3  # of the patients, to the networks and the segmenter
     repeats: int = 5  # of the nested cross-validation
     permutations: int = 20

@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 import numpy as np
 
+from pipelines.imaging.acquisition import ranges
 from pipelines.models.manifest import CnnModel, TensorSpec, Training
 from pipelines.spec import Cnn, Cube, PipelineSpec, Triplets
 from pipelines.training.embed import Net
@@ -77,7 +78,8 @@ def describe_training(
 ) -> Training:
     """Return what the bundle was trained on and what came out; ``candidates`` are the names that the recipe could choose from."""
     division = patients.division
-    scanners = Counter(patients.files[i].scanner or "not stated" for i in sorted({*division.networks, *division.judged}))
+    files = [patients.files[i] for i in sorted({*division.networks, *division.judged})]
+    scanners = Counter(file.scanner or "not stated" for file in files)
     n, others = len(division.judged), len(division.networks) if division.disjoint else 0
     what = "synthetic phantoms" if patients.synthetic else "patients of a site's cohort"
     drawing = "the networks" if patients.spec.cnn else "the segmenter"
@@ -93,6 +95,7 @@ def describe_training(
         sites=patients.sites,
         date=date,
         scanners=dict(sorted(scanners.items())),
+        acquisition=ranges(file.acquisition for file in files),
         nested_auc_interval=(round(interval.low, 4), round(interval.high, 4)),
         permuted_aucs=tuple(round(float(auc), 4) for auc in permuted),
         candidate_features=len(candidates),

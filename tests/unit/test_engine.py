@@ -23,6 +23,7 @@ from pipelines.errors import (
     UnusableDrawing,
 )
 from pipelines.features import radiomics
+from pipelines.imaging.acquisition import Ranges, acquisition, ranges
 from pipelines.imaging.geometry import build_volume, centroid, from_sitk, resample_mask, to_sitk
 from pipelines.imaging.sequences import choose
 from pipelines.imaging.series import find_dicom_files, read_series
@@ -269,3 +270,24 @@ def test_best_proven_and_highest_bundle_is_used(tmp_path: Path) -> None:
     assert find_bundle(tmp_path, SPEC).name == "demo-10"
     _with_status(write_bundle(tmp_path, SPEC, version="clinic-1"), "research")
     assert find_bundle(tmp_path, SPEC).name == "clinic-1"
+
+
+def test_study_acquired_unlike_the_training_cohort_is_told_so(study: Path, bundle: Bundle) -> None:
+    case = _case(study)
+    own = {role: acquisition(image.header) for role, image in case.volumes.items()}
+    assert {"EchoTime", "RepetitionTime", "SpacingBetweenSlices", "PixelSpacing"} <= own[SeriesRole.T1W].keys()
+    assert own[SeriesRole.DWI]["DiffusionBValue"] == 800
+    assert own[SeriesRole.T2W_FS]["PixelSpacing"] == pytest.approx(case.volumes[SeriesRole.T2W_FS].volume.spacing[1], abs=1e-4)
+    near = {role: {keyword: 1.09 * value for keyword, value in numbers.items()} for role, numbers in own.items()}
+
+    def flags(known: Ranges) -> list[str]:
+        training = bundle.manifest.training.model_copy(update={"acquisition": known})
+        manifest = bundle.manifest.model_copy(update={"training": training})
+        prediction, _ = engine.run(SPEC, replace(bundle, manifest=manifest), case)
+        return [flag for flag in prediction.flags if flag.startswith("acquired")]
+
+    assert flags({}) == flags(ranges([own])) == flags(ranges([near])) == []
+    echo = own[SeriesRole.T1W]["EchoTime"]
+    other = own | {SeriesRole.T1W: own[SeriesRole.T1W] | {"EchoTime": 2 * echo}}
+    (flag,) = flags(ranges([other, other | {SeriesRole.T1W: {"EchoTime": 3 * echo}}]))
+    assert flag == f"acquired outside the range of the training cohort: T1W EchoTime {echo:g} ({2 * echo:g} to {3 * echo:g} ms)"

@@ -10,6 +10,7 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from scipy.ndimage import label
 
 from pipelines.engine import load_case
 from pipelines.imaging.geometry import build_volume, resample_mask
@@ -240,6 +241,14 @@ def _shells(seed: int, latents: Latents, grid: Grid) -> tuple[np.ndarray, np.nda
     pelvis = Pelvis(seed, latents)
     depth = pelvis.tumour_depth(*pelvis.warp(*grid.points()))
     return (depth > 1.0) & (depth < 3.0), depth > 5.0
+
+
+@pytest.mark.parametrize("irregularity", [-1.0, 1.0, 3.0])
+def test_tumour_is_one_piece_however_irregular(irregularity: float) -> None:
+    for seed in range(4):
+        _, share, _ = _sample(seed, replace(Latents(*[0.0] * len(fields(Latents))), irregularity=irregularity), R.T2W)
+        parts, _ = label(share > 0.5)
+        assert np.bincount(parts.ravel())[1:].max() >= 0.99 * (share > 0.5).sum()
 
 
 def test_measured_signals_follow_the_latents() -> None:

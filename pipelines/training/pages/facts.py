@@ -49,7 +49,7 @@ def of_training(o: Outcome) -> dict[str, Fact]:
         "flow": Fact("yes", events, "Cohort"),
         "counts": Fact("yes", events, "Cohort"),
         "characteristics": Fact("partly", "sites and scanners only", "Cohort"),
-        "acquisition": Fact("partly", "scanners only", "Cohort"),
+        "acquisition": Fact("partly", "scanners; ranges of times, angle, b-value and spacing", "Cohort"),
         "regions": Fact("partly", "sequences by the system's rules; regions as given", "Radiomics profile"),
         "specification": Fact("yes", f"bundle {o.bundle_digest[:12]}…, method {o.method_digest[:12]}…", "Reproducibility"),
         "limits": Fact("partly", "the run's own warnings", "Verdict"),

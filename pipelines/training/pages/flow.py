@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from pipelines.imaging.acquisition import UNITS
 from pipelines.training.evaluation import Evaluation, tell_labels
 from pipelines.training.outcome import Outcome
 from pipelines.training.pages.markup import Markup, bullets, count, join, number, section, side_by_side, table
@@ -87,7 +88,18 @@ def training_cohort(o: Outcome) -> Markup:
     diagram = draw_flow(
         boxes, "Every row of the cohort table. Nested cross-validation reuses the judged patients; each is judged by models without it."
     )
-    return section("Cohort", diagram, side_by_side(bullets(lines), scanners))
+    acquired = table(
+        "How they were acquired",
+        ("Sequence", "What", "Least", "Largest"),
+        [
+            (role, f"{what}, {UNITS[what]}", f"{low:g}", f"{high:g}")
+            for role, limits in f.acquisition.items()
+            for what, (low, high) in limits.items()
+        ],
+        words=2,
+        note="A study outside of these by more than a tenth is told so in its report.",
+    )
+    return section("Cohort", diagram, side_by_side(bullets(lines), scanners), acquired)
 
 
 def evaluation_cohort(e: Evaluation) -> Markup:
