@@ -37,6 +37,7 @@ from pipelines.phantoms.scanners import COMPLETE
 from pipelines.phantoms.ultrasound_dicom import write_ultrasound_study
 from pipelines.systems import catalogue
 from pipelines.types import SeriesRole
+from structured_reports.wording import percent_words
 
 _SENDER = "DEMO_MODALITY"
 _PACS = "DEMO_PACS"
@@ -264,7 +265,7 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
             lines += [f"  {result['title']}: {result['status']}", *(f"    {reason}" for reason in result["reasons"][:3])]
         else:
             threshold = "" if result["threshold"] is None else f" (threshold {100 * result['threshold']:.1f} %)"
-            lines.append(f"  {result['title']}: {100 * result['probability']:.1f} %, {result['call']}{threshold}")
+            lines.append(f"  {result['title']}: {percent_words(result['probability'], 1)}, {result['call']}{threshold}")
     kinds: dict[str, int] = {}
     for one in summary["objects"]:
         kinds[one["sop_class"]] = kinds.get(one["sop_class"], 0) + 1

@@ -21,6 +21,7 @@ from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage
 
 from structured_reports.attributes import OVERVIEW_SERIES
+from structured_reports.wording import percent_words
 
 _OUTLINE_RGB = (255, 170, 40)
 _MAX_SLICES = 6
@@ -59,11 +60,12 @@ def _results(summary: Mapping[str, Any]) -> str:
             rows.append(f'<section><h2>{title}</h2><div class="big">{result["status"]}</div>{reasons}</section>')
             continue
         percent, mark, words = 100 * result["probability"], "", ""
+        number = html.escape(percent_words(result["probability"], 1))
         if result["threshold"] is not None:  # a system of several classes has none
             threshold = 100 * result["threshold"]
             mark, words = f'<i style="left:{threshold:.1f}%"></i>', f' <span class="dim">(threshold {threshold:.1f} %)</span>'
         rows.append(
-            f'<section><h2>{title}</h2><div class="result"><div class="big">{percent:.1f} %</div><div>'
+            f'<section><h2>{title}</h2><div class="result"><div class="big">{number}</div><div>'
             f'<div class="bar"><b style="width:{percent:.1f}%"></b>{mark}</div>'
             f"<p><strong>{html.escape(result['call'])}</strong>{words}</p>"
             "</div></div></section>"
