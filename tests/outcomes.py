@@ -221,9 +221,9 @@ def _judge_questions(scores: FloatArray, labels: Any, calls: Any) -> list[Judged
 def make_lie_detector(*, valid: bool) -> LieDetector:
     """Return a lie detector that found nothing, or that found what is not there."""
     areas = np.random.default_rng(1).normal(0.49 if valid else 0.71, 0.05, 20)
-    half = 2.093 * areas.std(ddof=1) / np.sqrt(20)
+    half = 1.96 * areas.std(ddof=1) / np.sqrt(20)
     words = "finds nothing, as it should" if valid else "finds a signal where there is none"
-    interval = Interval(float(areas.mean() - half), float(areas.mean() + half), "t, over shufflings")
+    interval = Interval(float(areas.mean() - half), float(areas.mean() + half), "normal, over shufflings")
     return LieDetector(
         tuple(areas.tolist()), float(areas.mean()), interval, valid, f"On 20 shufflings of the labels the whole recipe {words}."
     )

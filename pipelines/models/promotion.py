@@ -71,6 +71,8 @@ def promote(
         )
     if to is BundleStatus.DEMO:
         raise BundleError("a bundle is promoted to research or validated")
+    if to is BundleStatus.VALIDATED and LIE_DETECTOR not in bundle.manifest.training.metrics:
+        raise BundleError(f"{bundle.label} cannot become validated: its training run had no lie detector (--permutations 20)")
     if to is BundleStatus.VALIDATED and evaluation is None:
         raise BundleError(f"{bundle.label} becomes validated only with an evaluation on an external cohort (--evaluation)")
     basis = _basis(bundle, evaluation, external=to is BundleStatus.VALIDATED) if evaluation is not None else None

@@ -5,21 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-import pipelines
 from pipelines.recipe import Recipe
+from pipelines.training.code import code_digest
 from pipelines.training.select import Labels
 from pipelines.training.table import Table
 from pipelines.types import FloatArray
-
-_LIBRARIES = ("numpy", "scipy", "scikit-learn", "imbalanced-learn", "lightgbm", "xgboost-cpu", "torch", "onnxruntime")
 
 
 class Task(NamedTuple):
@@ -75,22 +71,12 @@ class Answers:
 
     def place(self, task: Task) -> Path:
         """Return where the answer to a task is kept: by recipe, features and labels, seed, and the code and libraries that answer."""
-        key = hashlib.sha256(repr((_code(), task.recipe, task.seed, task.families)).encode())
+        key = hashlib.sha256(repr((code_digest(), task.recipe, task.seed, task.families)).encode())
         for table in (task.train, task.test, *([task.second] if task.second else [])):
             key.update(repr((table.names, table.values.shape)).encode())
             key.update(table.values.tobytes())
         key.update(task.labels.astype(np.int64).tobytes())
         return self.folder / f"{key.hexdigest()}.npz"
-
-
-@cache
-def _code() -> str:
-    """Return a hash of this program's code and its libraries' versions: another one may answer otherwise."""
-    root = Path(pipelines.__file__).parent
-    key = hashlib.sha256(repr([version(name) for name in _LIBRARIES]).encode())
-    for path in sorted(root.rglob("*.py")):
-        key.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return key.hexdigest()
 
 
 def write_answer(file: Path, answer: Answer) -> None:

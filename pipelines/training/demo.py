@@ -10,6 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
+from pipelines.models.bundle import MANIFEST, parse_manifest, read_manifest_bytes
+from pipelines.models.manifest import Golden
 from pipelines.phantoms.cohort import write_cohort
 from pipelines.phantoms.planting import best_auc, plantings
 from pipelines.training.extract import SliceGrid
@@ -102,8 +106,24 @@ def _build(system: str, demo: Demo, models_root: Path, progress: Callable[[str],
         if len(planting.offset[0]) > 1:  # part of the signal is in clinical values
             known |= {"bayes_imaging_auc": planting.imaging_auc(), "bayes_clinical_auc": planting.clinical_auc()}
         trained = train(system, cohort, out=folder / VERSION, date=DATE, seed=demo.seed, plan=plan, known=known, progress=say)
+        say(_compare(target, trained.bundle))
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(trained.bundle, target)
         say("done")
     return target
+
+
+def _compare(before: Path, after: Path) -> str:
+    """Say how far a bundle's golden answers lie from those of the one in whose place it comes."""
+    if not (before / MANIFEST).exists():
+        return "there was no bundle before"
+    old, new = ({one.part: np.load(folder / one.expected) for one in _golden(folder)} for folder in (before, after))
+    if {part: array.shape for part, array in old.items()} != {part: array.shape for part, array in new.items()}:
+        return "another bundle than before: its parts are not the same"
+    largest = max(float(np.abs(new[part] - old[part]).max()) for part in new)
+    return f"its golden answers differ from those of the bundle before by {largest:.1e} at most"
+
+
+def _golden(folder: Path) -> tuple[Golden, ...]:
+    return parse_manifest(read_manifest_bytes(folder), folder / MANIFEST).golden

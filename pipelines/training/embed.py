@@ -20,6 +20,7 @@ from pipelines.features import clinical
 from pipelines.models.manifest import Parity
 from pipelines.models.session import STATUS, open_session
 from pipelines.spec import Cnn, Triplets
+from pipelines.training.code import NETWORKS, code_digest
 from pipelines.training.export import export_network
 from pipelines.training.extract import ExtractedFile
 from pipelines.training.fit import fit_cnn
@@ -123,7 +124,7 @@ class Networks:
         weights = hashlib.sha256(plan.weights.read_bytes()).hexdigest() if plan.weights else ""
         how = [role, asdict(self.block), asdict(self.architecture), asdict(plan.cnn), plan.frozen, self.run.seed, weights]
         who = [(self.files[i].key, int(labels[i]), float(np.nan_to_num(self.status[i], nan=-1))) for i in rows]
-        return hashlib.sha256(json.dumps([how, who], default=str).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([code_digest(*NETWORKS), how, who], default=str).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,19 +11,20 @@ from pipelines.training.outcome import LieDetector
 from pipelines.types import FloatArray
 
 
-def detect(areas: FloatArray, *, chance: float = 0.0, explained: float = 0.5) -> LieDetector | None:
-    """Judge the lie detector: INVALID where the interval of the mean AUC (t, 95 %) lies above 0.5 or below ``explained``.
+def detect(areas: FloatArray, *, chance: float, explained: float = 0.5) -> LieDetector | None:
+    """Judge the lie detector: INVALID where the 95 % interval of the mean AUC lies above 0.5 or below ``explained``.
 
     Parameters
     ----------
-    chance : standard deviation of an AUC of random scores. A few areas may lie closer together by luck; they are not believed to.
+    chance : standard deviation of an AUC of random scores, which is known, so that two areas are enough to catch a gross lie. Areas may
+        lie closer together by luck; they are not believed to.
     explained : how low an honest recipe falls, see :func:`area_of_prevalence`.
     """
     if len(areas) < 2:
         return None
     mean, spread = float(areas.mean()), max(float(areas.std(ddof=1)), chance)
-    half = float(stats.t.ppf(0.975, len(areas) - 1)) * spread / np.sqrt(len(areas))
-    interval = Interval(float(mean - half), float(mean + half), "t, over shufflings")
+    half = float(stats.norm.ppf(0.975)) * spread / np.sqrt(len(areas))
+    interval = Interval(float(mean - half), float(mean + half), "normal, over shufflings")
     fault = "finds a signal where there is none: nothing it says of the true labels can be believed"
     below = f"falls below {explained:.3f}, further than knowing nothing explains: labels reach it the wrong way round"
     finds = fault if interval.low > 0.5 else below if interval.high < explained else "finds nothing, as it should"

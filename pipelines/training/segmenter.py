@@ -24,6 +24,7 @@ from pipelines.models.manifest import Manifest, Parity, Segmenter, TensorSpec
 from pipelines.models.segment import segment
 from pipelines.models.session import open_session
 from pipelines.spec import PipelineSpec
+from pipelines.training.code import NETWORKS, code_digest
 from pipelines.training.cohort import CohortRow
 from pipelines.training.crfe import Crfe
 from pipelines.training.embed import write_record
@@ -33,7 +34,6 @@ from pipelines.training.fit import fit_segmenter
 from pipelines.training.plan import Run
 from pipelines.types import SeriesRole
 
-METHOD = "3"  # part of the key of a segmenter on disk; raised when the same plan trains another one
 JUDGED_SEGMENTATIONS = 40  # patients whose roi is compared with the segmenter's
 VALIDATION_SHARE = 0.15  # of the segmenter's patients, who say when to stop ([CRFE] preprocessing)
 EMPTY_SLICES = 0.5  # slices without tumour shown to the segmenter, per slice with tumour
@@ -92,7 +92,15 @@ def _train(run: Run, files: Sequence[ExtractedFile]) -> Segmenter:
     """Train one on every sequence that it may draw on, all together; one trained before is found on disk."""
     plan = run.plan
     roles = tuple(role for role in run.spec.roi.roles if any(role in file.drawable for file in files))
-    how = [METHOD, roles, plan.segmenter_widths, plan.segmenter_units, plan.segmenter_pools, asdict(plan.segmenter), asdict(plan.grid)]
+    how = [
+        code_digest(*NETWORKS, "training/segmenter.py"),
+        roles,
+        plan.segmenter_widths,
+        plan.segmenter_units,
+        plan.segmenter_pools,
+        asdict(plan.segmenter),
+        asdict(plan.grid),
+    ]
     key = hashlib.sha256(json.dumps([how, run.seed, [f.key for f in files]], default=str).encode()).hexdigest()
     kept = run.cache / "networks" / f"segmenter_{key}.onnx"
     record = kept.with_suffix(".json")

@@ -108,6 +108,15 @@ def test_lie_detector_catches_selection_before_the_split(leaky: bool) -> None:
     assert found.valid is not leaky, found.words
 
 
+def test_two_shufflings_are_enough_to_catch_a_gross_lie() -> None:
+    labels = np.repeat([0, 1], [82, 58])  # as in a demo bundle
+    chance = deviation_by_chance(labels)
+    for areas, valid in (([0.45, 0.52], True), ([0.66, 0.71], False), ([0.28, 0.31], False)):
+        found = detect(np.array(areas), chance=chance)
+        assert found is not None and found.valid is valid, found
+    assert detect(np.array([0.9]), chance=chance) is None
+
+
 def test_lie_detector_does_not_take_luck_for_a_lie() -> None:
     rng = np.random.default_rng(0)
     labels = np.array([4] * 22 + [6] * 74 + [7] * 14)
@@ -116,7 +125,7 @@ def test_lie_detector_does_not_take_luck_for_a_lie() -> None:
     binary = np.array([area(s, (labels == 6).astype(np.int64)) for s in scores])
     assert binary.std() == pytest.approx(deviation_by_chance((labels == 6).astype(np.int64)), rel=0.05)
     lucky = np.array([0.523, 0.541, 0.526, 0.536])  # close to one another, and one standard error above 0.5
-    alone, judged_by_chance = detect(lucky), detect(lucky, chance=chance)
+    alone, judged_by_chance = detect(lucky, chance=1e-9), detect(lucky, chance=chance)
     assert alone is not None and not alone.valid
     assert judged_by_chance is not None and judged_by_chance.valid
     wrong = sum(not found.valid for part in binary.reshape(-1, 5) if (found := detect(part, chance=binary.std())))
@@ -152,7 +161,7 @@ def test_lie_detector_catches_oversampling_before_the_split() -> None:
     for i in range(6):
         values, filled = smote(table.values, rng.permutation(labels), seed=i)
         areas.append(judged(Table(table.names, values), filled, replace(RECIPE, steps=(), classifiers=("KNN",)), seed=i))
-    found = detect(np.array(areas))
+    found = detect(np.array(areas), chance=deviation_by_chance(labels))
     assert found is not None
     assert not found.valid, found.words
 
@@ -319,7 +328,7 @@ def test_class_of_few_patients_is_never_excluded() -> None:
     assert rule.holds(probabilities)[:, 0].all()
 
 
-def test_printed_recipe_chooses_by_the_test_part_and_is_no_worse_for_it() -> None:
+def test_every_printed_classifier_is_asked_about_the_same_test_part() -> None:
     table, labels = planted(n=150)
     several = replace(RECIPE, classifiers=("LR", "KNN", "SVM"))
     answers = Judge(several, Static(table), labels, 0).as_printed()

@@ -298,9 +298,12 @@ def test_bundle_whose_own_run_is_invalid_is_not_promoted(site: Site, to: str) ->
     code, said = site("promote", "olnm_mri", "site-1", "--to", to, *PERSON, "--evaluation", site.evaluation(bundle))
     assert code == 1 and "its training run is INVALID" in said and "shuffled labels" in said
     assert not (site.models / "in_use.json").exists()
-    for version, metrics in (("site-2", {"lie_detector_valid": 1.0}), ("site-3", {"permuted_auc": 0.5})):
-        honest = site.bundle(version, metrics=metrics)
-        assert site("promote", "olnm_mri", version, "--to", to, *PERSON, "--evaluation", site.evaluation(honest))[0] == 0
+    honest = site.bundle("site-2", metrics={"lie_detector_valid": 1.0})
+    assert site("promote", "olnm_mri", "site-2", "--to", to, *PERSON, "--evaluation", site.evaluation(honest))[0] == 0
+    unknown = site.bundle("site-3", metrics={"permuted_auc": 0.5})
+    code, said = site("promote", "olnm_mri", "site-3", "--to", to, *PERSON, "--evaluation", site.evaluation(unknown))
+    assert code == (1 if to == "validated" else 0)
+    assert ("its training run had no lie detector" in said) is (to == "validated")
 
 
 def test_bundle_of_several_classes_is_promoted_by_its_mean_area(site: Site) -> None:
