@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import ArgumentTypeError, Namespace
 
-from pydicom.uid import ParametricMapStorage, SecondaryCaptureImageStorage, SegmentationStorage
+from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage
 
 from node.cli import FAILED, OK, parse_address, say
 from node.cli_commands import settings_of
@@ -103,8 +103,6 @@ def _view(peer: Peer, profile: Profile) -> list[str]:
     }
     lines = ["  What a radiologist will see there"]
     lines += [f"    {what:<14}{how}{f' ({remarks[what]})' if how != 'no' or what == 'segmentation' else ''}" for what, how in seen.items()]
-    if ParametricMapStorage in profile.accepted:
-        lines.append("    heat map      yes, as a Parametric Map where the node writes one")
     if peer.report != "comprehensive-3d":
         lines.append(f"    The configuration limits the report to {peer.report!r} and below.")
     if profile.shows_nothing(richest_report(peer)):

@@ -41,8 +41,11 @@ def richest_report(peer: Peer) -> str:
 
 
 def is_wanted(peer: Peer, header: Dataset) -> bool:
-    """Return whether a peer is to get one of our objects: all, but for the report with the outline where its settings say no."""
-    return peer.graphic or header.get("SeriesNumber") != GRAPHIC_SERIES
+    """Return whether a peer is to get one of our objects: all, but for the report with the outline where its settings say no.
+
+    A peer that is to get reports as text alone is not to get that one either: an outline cannot be written as text.
+    """
+    return (peer.graphic and peer.report != "text") or header.get("SeriesNumber") != GRAPHIC_SERIES
 
 
 def is_blind(peer: Peer, profile: Profile) -> bool:

@@ -137,6 +137,7 @@ class JobOutcome(_Frozen):
     status: ResultStatus
     code: str | None = Field(default=None, description="error code of a REFUSED or FAILED job")
     reasons: tuple[str, ...] = ()
+    predecessor: str | None = Field(default=None, description="job_id of the result that this one replaces")
     probability: float | None = None
     threshold: float | None = None
     call: str | None = None

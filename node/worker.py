@@ -211,12 +211,14 @@ class Worker:
         )
 
     def _predecessor(self, order: JobOrder) -> Predecessor | None:
-        """Return the SR of the version before (of an overview its page), if that one has left any."""
-        earlier = self._store.outcome(order.predecessor) if order.predecessor else None
-        for item in earlier.objects if earlier else ():
-            header = pydicom.dcmread(self._store.result_folder(earlier.job_id) / item.path, stop_before_pixels=True)  # type: ignore[union-attr]
-            if header.SeriesNumber in (SR_SERIES, OVERVIEW_SERIES):
-                return Predecessor.of(header)
+        """Return the SR (of an overview the page) of the newest version before that has left one."""
+        job_id = order.predecessor
+        while job_id and (earlier := self._store.outcome(job_id)):
+            for item in earlier.objects:
+                header = pydicom.dcmread(self._store.result_folder(job_id) / item.path, stop_before_pixels=True)
+                if header.SeriesNumber in (SR_SERIES, OVERVIEW_SERIES):
+                    return Predecessor.of(header)
+            job_id = earlier.predecessor
         return None
 
     def _build_refusal(self, order: JobOrder, series: Sequence[Series], refusal: Refusal) -> list[Dataset]:
@@ -245,6 +247,7 @@ class Worker:
             status=result.status,
             code=result.code,
             reasons=result.reasons,
+            predecessor=order.predecessor,
             probability=result.prediction.probability if result.prediction else None,
             threshold=result.prediction.threshold if result.prediction else None,
             call=_call(result.prediction) if result.prediction else None,

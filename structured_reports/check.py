@@ -214,11 +214,15 @@ def _check_segmentation(d: Dataset, sources: Sequence[Dataset]) -> Problems:
     for macro, keyword in (("PlaneOrientationSequence", "ImageOrientationPatient"), ("PixelMeasuresSequence", "PixelSpacing")):
         if not _close(shared[macro].value[0][keyword].value, first[keyword].value):
             yield f"{keyword} differs from the source"
-    positions = [np.asarray(s.ImagePositionPatient, dtype=float) for s in slices]
+    positions = {(str(s.SOPInstanceUID), getattr(s, "frame_number", None)): list(s.ImagePositionPatient) for s in slices}
     for number, frame in enumerate(d.PerFrameFunctionalGroupsSequence, start=1):
         position = frame.PlanePositionSequence[0].ImagePositionPatient
-        if not any(_close(position, known) for known in positions):
+        if not any(_close(position, known) for known in positions.values()):
             yield f"ImagePositionPatient of frame {number} is no source slice's"
+        for item in (i for derivation in frame.get("DerivationImageSequence", []) for i in derivation.SourceImageSequence):
+            named = positions.get((str(item.ReferencedSOPInstanceUID), item.get("ReferencedFrameNumber")))
+            if named is None or not _close(position, named):
+                yield f"frame {number} refers to an image that lies elsewhere"
 
 
 def _close(a: Iterable[float], b: Iterable[float] | FloatArray) -> bool:

@@ -10,13 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydicom.uid import (
-    UID,
-    EncapsulatedPDFStorage,
-    ParametricMapStorage,
-    SecondaryCaptureImageStorage,
-    SegmentationStorage,
-)
+from pydicom.uid import UID, SecondaryCaptureImageStorage, SegmentationStorage
 
 from node.dicom.scu import PLAIN, Address, Context, StoreAssociation, open_store
 from structured_reports.variants import REPORT_CLASSES
@@ -26,10 +20,8 @@ KINDS: dict[str, str] = {
     **dict(zip(REPORT_CLASSES, _REPORT_NAMES, strict=True)),
     SegmentationStorage: "Segmentation",
     SecondaryCaptureImageStorage: "Secondary Capture",
-    ParametricMapStorage: "Parametric Map",
-    EncapsulatedPDFStorage: "Encapsulated PDF",
 }  # SOP classes that the node may send, and what people call them
-CONTEXTS: tuple[Context, ...] = tuple((sop_class, (syntax,)) for sop_class in KINDS for syntax in PLAIN)  # 16 of the 128 there may be
+CONTEXTS: tuple[Context, ...] = tuple((sop_class, (syntax,)) for sop_class in KINDS for syntax in PLAIN)  # 12 of the 128 there may be
 
 
 @dataclass(frozen=True)

@@ -295,6 +295,7 @@ def test_configured_kind_of_report_is_the_richest(site: Site, pacs: Pacs) -> Non
     site.add("a-1")
     site.deliverer.run(now=0)
     assert [c for c in _classes(pacs.received) if c in REPORTS] == [BasicTextSRStorage]
+    assert site.job().state is JobState.DONE and site.job().n_omitted == 0  # as it is configured, and nothing that was to come is missing
 
 
 @pytest.mark.parametrize("refuse", [set(), {SegmentationStorage}])

@@ -169,6 +169,20 @@ def test_unexpected_error_fails_without_quoting_it(bench: Bench) -> None:
     assert [ds.Modality for ds in bench.objects(outcome)] == ["OT", "SR"]
 
 
+def test_version_after_one_that_left_no_report_names_the_last_report_there_is(bench: Bench) -> None:
+    first = bench.order()
+    (report,) = [d for d in bench.objects(bench.run(first)) if d.Modality == "SR" and d.SeriesNumber == SR_SERIES]
+    silent = first.model_copy(update={"job_id": "silent-2", "version": 2, "predecessor": first.job_id, "system": "unknown"})
+    assert bench.objects(bench.run(silent)) == []
+    third = first.model_copy(update={"job_id": "third-3", "version": 3, "predecessor": "silent-2"})
+    (named,) = {
+        str(d.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+        for d in bench.objects(bench.run(third))
+        if d.Modality == "SR" and d.SeriesNumber == SR_SERIES
+    }
+    assert named == report.SOPInstanceUID
+
+
 def _name_the_frame_at_length(datasets: list[Dataset]) -> None:
     for dataset in datasets:
         dataset.FrameOfReferenceUID = "1." + "2" * 70  # as some anonymisers write it: more than a UID may have (PS3.5 9.1)

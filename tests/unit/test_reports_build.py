@@ -482,6 +482,7 @@ def test_check_finds_dangling_references_private_elements_and_shifted_frames(res
     for message, breaks in (
         ("is private", lambda d: d.add_new(0x00290010, "LO", "VENDOR")),
         ("no source slice", lambda d: _shift(d)),
+        ("refers to an image that lies elsewhere", lambda d: _swap_references(d)),
     ):
         broken = [copy.deepcopy(d) for d in objects]
         breaks(broken[-3])
@@ -492,6 +493,11 @@ def test_check_finds_dangling_references_private_elements_and_shifted_frames(res
 def _shift(seg: Dataset) -> None:
     position = seg.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0]
     position.ImagePositionPatient = [float(v) + 0.5 for v in position.ImagePositionPatient]
+
+
+def _swap_references(seg: Dataset) -> None:
+    first, second = (f.DerivationImageSequence[0].SourceImageSequence[0] for f in seg.PerFrameFunctionalGroupsSequence[:2])
+    first.ReferencedSOPInstanceUID, second.ReferencedSOPInstanceUID = second.ReferencedSOPInstanceUID, first.ReferencedSOPInstanceUID
 
 
 def test_feature_words_fit_a_code_meaning(result: Result) -> None:
