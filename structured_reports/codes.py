@@ -205,14 +205,18 @@ def upper_bound(finding: Code) -> Code:
     return Code(f"{finding.value}.HI", PRIVATE, f"{stem(finding)} probability, upper bound")
 
 
-def beside_outline(finding: Code, status: BundleStatus) -> Code:
+def beside_outline(finding: Code, status: BundleStatus, *, version: int = 1) -> Code:
     """Return the concept of a finding's probability where it stands on an image.
+
+    From the second version on, the name says which one it is: OHIF leaves the numbers of the outline before on the image when another one
+    is opened from beside it and back.
 
     Viewers show nothing there but names and values of numbers, so the name says first that the number is for research only, and whether
     a demonstration model gave it. It is short, because they cut lines at the edge of the image.
     """
     kind, mark = ("DEMO", "DEMO, RESEARCH ONLY") if status is BundleStatus.DEMO else ("RUO", "RESEARCH ONLY")
-    return Code(f"{finding.value}.{kind}", PRIVATE, f"{mark}: {stem(finding)} probability")
+    number, said = (str(version), f" v{version}") if version > 1 else ("", "")
+    return Code(f"{finding.value}.{kind}{number}", PRIVATE, f"{mark}: {stem(finding)}{said} probability")
 
 
 def outcome_probability(finding: Code, outcome: Outcome) -> Code:

@@ -22,7 +22,7 @@ from structured_reports.document import build_document, build_root
 from structured_reports.images import key_image, key_slice
 from structured_reports.measure import measure
 from structured_reports.quality import judge
-from structured_reports.segmentation import TUMOUR_TRACKING
+from structured_reports.segmentation import TUMOUR_TRACKING, tumour_tracking_uid
 from structured_reports.source import frame_numbers
 
 _SIZES = [code.value for code in (codes.LONG_AXIS, codes.SHORT_AXIS, codes.VOLUME)]  # what follows probability and threshold
@@ -36,15 +36,14 @@ def build_graphic(sources: Sequence[Dataset], prediction: Prediction, evidence: 
         graphic_data=_outline(evidence),
         source_image=sr.SourceImageForRegion(image.SOPClassUID, image.SOPInstanceUID, frame_numbers(image)),
     )
-    own = run.key.uid(
         "tracking", "sr_gfx"
     )  # OHIF tells outlines apart by it alone: a shared one shows the numbers of whichever was opened last
     group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(uid=own, identifier=TUMOUR_TRACKING),
+        tracking_identifier=sr.TrackingIdentifier(uid=tumour_tracking_uid(run.source.StudyInstanceUID), identifier=TUMOUR_TRACKING),
         referenced_region=region,
         finding_type=codes.concept(codes.NEOPLASM_PRIMARY),
         # No finding site, which the main report has: OHIF would write "363698007: Cervix uteri" where a number is missing.
-        measurements=_numbers(prediction, evidence),
+        measurements=_numbers(prediction, evidence, run.context.version),
         qualitative_evaluations=[evaluate(codes.ROI_ORIGIN, codes.ROI_ORIGINS[evidence.roi.origin])],
     )
     status = prediction.bundle_status
@@ -57,7 +56,7 @@ def build_graphic(sources: Sequence[Dataset], prediction: Prediction, evidence: 
     )
 
 
-def _numbers(prediction: Prediction, evidence: Evidence) -> list[sr.Measurement]:
+def _numbers(prediction: Prediction, evidence: Evidence, version: int) -> list[sr.Measurement]:
     """Return the numbers beside the outline, those that a reader wants first: OHIF shows the first five, and nothing else of a report.
 
     Of several classes the second one names the most probable, as viewers do not show coded answers here either.
@@ -66,7 +65,7 @@ def _numbers(prediction: Prediction, evidence: Evidence) -> list[sr.Measurement]
     limit = codes.THRESHOLD_WITHHELD if prediction.call == "withheld" else codes.THRESHOLD
     sizes = sorted(measure(evidence), key=lambda m: _SIZES.index(m.name.value) if m.name.value in _SIZES else len(_SIZES))
     return [
-        probability(prediction, name=codes.beside_outline(finding, prediction.bundle_status)),
+        probability(prediction, name=codes.beside_outline(finding, prediction.bundle_status, version=version)),
         *([percentage(codes.outcome_probability(finding, top), wording.share(top.probability))] if top else []),
         *threshold(prediction, name=limit),
         *(measured(m) for m in sizes),

@@ -296,7 +296,8 @@ def test_numbers_beside_the_outline_are_the_five_that_count(result: Result) -> N
 def test_names_beside_the_outline_are_short_enough_for_the_edge_of_the_image() -> None:
     for spec in catalogue().values():
         for status in BundleStatus:
-            code = codes.beside_outline(spec.finding, status)
+            code = codes.beside_outline(spec.finding, status, version=2)
+            assert code.meaning.count(" v2 ") == 1
             assert len(code.meaning) <= 40 and len(code.value) <= 16
 
 

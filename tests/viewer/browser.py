@@ -149,6 +149,11 @@ class Ohif:
         lines = layer.first.locator("tspan").all_text_contents()
         return self.shown(), np.array(longest, dtype=float).reshape(-1, 2), lines
 
+    def contour_lines(self) -> list[str]:
+        """Return the lines beside all outlines that are drawn now."""
+        lines: list[str] = self.page.locator("[data-cy=viewport-pane] svg.svg-layer").first.locator("tspan").all_text_contents()
+        return lines
+
     def shown(self) -> Shown:
         """Return what the viewport shows now."""
         answer = self.page.evaluate(_SHOWN)

@@ -13,9 +13,10 @@ from pydicom.uid import generate_uid
 from pipelines.imaging.series import find_dicom_files
 from pipelines.phantoms.dicom import write_study
 from pipelines.types import Refusal
+from structured_reports.context import Predecessor
 from tests import mr, us
 from tests.e2e import servers
-from tests.results import SEQUENCES, make_result, make_ultrasound, save_objects
+from tests.results import SEQUENCES, make_prediction, make_result, make_ultrasound, save_objects
 
 CHINESE_NAME = "王^小东"
 REFUSAL = Refusal(
@@ -34,7 +35,10 @@ ULTRASOUND = {
 
 @dataclass(frozen=True)
 class Case:
-    """One study: ``objects`` are our results by name (sr, gfx, seg, sc1, ...), ``sources`` the images that they rest on."""
+    """One study: ``objects`` are our results by name (sr, gfx, seg, sc1, ...), ``sources`` the images that they rest on.
+
+    What lies in a folder of its own, a later version, has its name behind: "gfx 2".
+    """
 
     folder: Path
     objects: dict[str, Dataset]
@@ -45,8 +49,9 @@ class Case:
         """Read a folder."""
         names = {9201: "sr", 9202: "gfx", 9101: "seg"}
         objects = {}
-        for d in map(pydicom.dcmread, find_dicom_files(folder / "objects")):
-            objects[names.get(d.SeriesNumber, f"sc{d.InstanceNumber}")] = d
+        for path in find_dicom_files(folder / "objects"):
+            d, later = pydicom.dcmread(path), path.parent.name if path.parent.name != "objects" else ""
+            objects[f"{names.get(d.SeriesNumber, f'sc{d.InstanceNumber}')} {later}".strip()] = d
         images = (pydicom.dcmread(path) for path in find_dicom_files(folder / "sources"))
         return cls(folder, objects, {str(d.SOPInstanceUID): d for d in images})
 
@@ -80,6 +85,19 @@ def chinese(folder: Path) -> Case:
     result = make_result(**identity)
     mr.write_study(folder / "sources", tuple(SEQUENCES.values()), **identity)
     save_objects(replace(result, context=replace(result.context, language="zh")).build(), folder / "objects")
+    return Case.read(folder)
+
+
+def versions(folder: Path) -> Case:
+    """Make two results on one region, the second in place of the first, with another probability."""
+    identity = _identity("versions")
+    mr.write_study(folder / "sources", tuple(SEQUENCES.values()), **identity)
+    first = make_result(**identity)
+    objects = first.build()
+    save_objects(objects, folder / "objects")
+    context = replace(first.context, version=2, predecessor=Predecessor.of(objects[-1]))
+    other = make_prediction(probability=0.3021, call="negative", interval=(0.21, 0.4))
+    save_objects(replace(first, prediction=other, context=context).build(), folder / "objects" / "2")
     return Case.read(folder)
 
 

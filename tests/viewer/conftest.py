@@ -53,7 +53,7 @@ def command() -> list[str]:
 def studies(tmp_path_factory: pytest.TempPathFactory, command: list[str]) -> dict[str, cases.Case]:
     """Every study by name."""
     folder = tmp_path_factory.mktemp("studies")
-    made = {make.__name__: make(folder / make.__name__) for make in (cases.phantom, cases.chinese, cases.refused)}
+    made = {make.__name__: make(folder / make.__name__) for make in (cases.phantom, cases.chinese, cases.versions, cases.refused)}
     return made | {name: cases.ultrasound(folder / name, name) for name in cases.ULTRASOUND}
 
 

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from tests.viewer.browser import Ohif, Shown
+from tests.e2e.servers import wait_until
+from tests.viewer.browser import PATIENCE_S, Ohif, Shown
 from tests.viewer.cases import ULTRASOUND, Case
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # software rendering on a busy machine
@@ -173,6 +174,28 @@ def test_contour_is_drawn_with_its_numbers(ohif: Ohif, studies: Studies, name: s
     assert ohif.cut_lines() == [], "no line runs out of the viewport"
     units = ["%", "%", *["{pixels}" if name == "uncalibrated" else "mm"] * 2, *([] if name in ULTRASOUND else ["ml"])]
     assert [line.split()[-1] for line in lines[: len(units)]] == units
+
+
+def test_outline_of_each_version_has_its_own_numbers_and_says_which_it_is(ohif: Ohif, studies: Studies) -> None:
+    case = studies["versions"]
+    mr_series = next(iter(case.sources.values()))
+    wanted = {
+        name: f"DEMO, RESEARCH ONLY: OLNM{said} probability: {_first_number(case.objects[name]):.2f} %"
+        for name, said in (("gfx", ""), ("gfx 2", " v2"))
+    }
+    ohif.open_study(case.study_instance_uid)
+    for name in ("gfx", "gfx 2", "gfx"):
+        ohif.open_series(mr_series.SeriesDescription)  # OHIF keeps the outline before where reports are opened one after the other
+        ohif.wait_for(lambda shown: shown.sop_instance_uid in case.sources and not ohif.contour_lines(), what="images without an outline")
+        ohif.open_series(case.description(name))
+        wait_until(ohif.contour_lines, seconds=PATIENCE_S, what=f"{name}: the numbers are drawn")
+        ohif.keep(f"versions-contour{name[3:].replace(' ', '-')}")
+        assert [line for line in ohif.contour_lines() if line.startswith("DEMO")] == [wanted[name]]
+
+
+def _first_number(report: Dataset) -> float:
+    first = next(c for c in _items(report) if c.ValueType == "NUM")
+    return float(first.MeasuredValueSequence[0].NumericValue)
 
 
 @pytest.mark.parametrize("name", ["phantom", "chinese", "refused", *ULTRASOUND])
