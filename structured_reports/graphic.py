@@ -22,7 +22,7 @@ from structured_reports.document import build_document, build_root
 from structured_reports.images import key_image, key_slice
 from structured_reports.measure import measure
 from structured_reports.quality import judge
-from structured_reports.segmentation import TUMOUR_TRACKING, tumour_tracking_uid
+from structured_reports.segmentation import TUMOUR_TRACKING
 from structured_reports.source import frame_numbers
 
 _SIZES = [code.value for code in (codes.LONG_AXIS, codes.SHORT_AXIS, codes.VOLUME)]  # what follows probability and threshold
@@ -36,10 +36,10 @@ def build_graphic(sources: Sequence[Dataset], prediction: Prediction, evidence: 
         graphic_data=_outline(evidence),
         source_image=sr.SourceImageForRegion(image.SOPClassUID, image.SOPInstanceUID, frame_numbers(image)),
     )
-        "tracking", "sr_gfx"
-    )  # OHIF tells outlines apart by it alone: a shared one shows the numbers of whichever was opened last
+    # OHIF tells outlines apart by their Tracking UID alone: of a shared one it shows the numbers of whichever report was opened last.
+    own = run.key.uid("tracking", "sr_gfx")
     group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(uid=tumour_tracking_uid(run.source.StudyInstanceUID), identifier=TUMOUR_TRACKING),
+        tracking_identifier=sr.TrackingIdentifier(uid=own, identifier=TUMOUR_TRACKING),
         referenced_region=region,
         finding_type=codes.concept(codes.NEOPLASM_PRIMARY),
         # No finding site, which the main report has: OHIF would write "363698007: Cervix uteri" where a number is missing.

@@ -243,13 +243,19 @@ def test_13_references_resolve_and_the_tumour_is_tracked(case: Case) -> None:
     for name in case.files:
         referred = {e.value for e in case.read(name).iterall() if e.keyword == "ReferencedSOPInstanceUID"}
         assert referred <= known
-    tracked = [{i.UID for i in items(r) if i.ValueType == "UIDREF"} for r in case.reports]
+    tracked = {name: {i.UID for i in items(case.read(name)) if _is_tracking_uid(i)} for name in {"sr", "gfx"} & set(case.files)}
     if "seg" in case.files:
-        assert all(case.read("seg").SegmentSequence[0].TrackingUID in found for found in tracked)
+        assert case.read("seg").SegmentSequence[0].TrackingUID in tracked["sr"]
+    if "gfx" in case.files:  # viewers tell outlines apart by it
+        assert len(tracked["gfx"]) == 1 and not tracked["gfx"] & tracked["sr"]
     first = case.read("sr").CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].SeriesInstanceUID
     assert first == case.result.evidence.volumes[case.result.evidence.roi.role].header.series_instance_uid
     listed = {e.value for e in case.read("sr").iterall() if e.keyword == "ReferencedSOPInstanceUID"}
     assert {case.read(name).SOPInstanceUID for name in case.files if name != "sr"} <= listed  # the main report closes the set
+
+
+def _is_tracking_uid(item: Dataset) -> bool:
+    return item.ValueType == "UIDREF" and item.ConceptNameCodeSequence[0].CodeValue == "112040"
 
 
 def test_14_flags_stand_and_identity_is_that_of_the_source(case: Case) -> None:
