@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from pydicom import Dataset
@@ -137,6 +138,23 @@ def test_bad_images_are_refused_by_name(bench: Bench, spoil: Spoil, code: str, w
     assert (outcome.status, outcome.code) == (ResultStatus.REFUSED, code)
     assert words in outcome.reasons[0] and "t1_tse_tra" in outcome.reasons[0]
     assert [ds.Modality for ds in bench.objects(outcome)] == ["OT", "SR"]
+
+
+def _hide_the_tumour(datasets: list[Dataset]) -> None:
+    for d in datasets:
+        pixels = np.frombuffer(d.PixelData, dtype="<u2")
+        d.PixelData = np.minimum(pixels, np.uint16(np.median(pixels[pixels > 50]))).astype("<u2").tobytes()
+
+
+def test_study_in_which_the_network_finds_nothing_is_refused_as_without_findings_and_never_as_negative(bench: Bench) -> None:
+    outcome = bench.run(bench.order(spoil=_hide_the_tumour))
+    assert (outcome.status, outcome.code, outcome.probability) == (ResultStatus.REFUSED, "MISSING_ROI", None)
+    assert outcome.reasons == ("no roi was sent and the segmenter found no tumour on T2W_FS",)
+    pages, report = bench.objects(outcome)[:-1], bench.objects(outcome)[-1]
+    assert [d.Modality for d in pages] == ["OT", "OT"], "the page, and what the network saw"
+    coded = {str(item.CodeValue) for element in report.iterall() if element.keyword == "ConceptCodeSequence" for item in element.value}
+    assert "111241" in coded and "111245" not in coded
+    assert not any(element.keyword == "MeasuredValueSequence" for element in report.iterall())
 
 
 @pytest.mark.parametrize("problem", ["no bundle", "other bundle", "altered file", "not signed", "unknown system"])

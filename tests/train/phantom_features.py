@@ -35,7 +35,7 @@ def write(scratch: Path, target: Path) -> None:
     with (scratch / "truth.csv").open(encoding="utf-8") as truth:
         index = [float(row["index"]) for row in csv.DictReader(truth)]
     target.parent.mkdir(exist_ok=True)
-    known = {"mean": mean, "std": std, "labels": np.array([row.label for row in rows]), "index": np.array(index)}
+    known = {"mean": mean, "std": std, "labels": np.array([row.label for row in rows]), "index": np.array(index), "auc": demo.auc}
     np.savez_compressed(target, names=np.array(table.names), values=values.astype(np.float16), **known)
 
 
