@@ -126,6 +126,28 @@ def test_two_patients_under_one_study_are_refused_and_kept(hospital: Hospital, m
     assert ("OTHER" in everything) != (study[0].PatientID in everything), "a report names one of the patients, never both"
 
 
+NAMES = {  # character set, name, its bytes (PS3.5 6.1.2)
+    "chinese": ("GB18030", "王^小东", "王^小东".encode("gb18030")),
+    "korean in utf-8": ("ISO_IR 192", "김^희중", "김^희중".encode()),
+    "cyrillic": ("ISO_IR 144", "Люксембург^Роза", "Люксембург^Роза".encode("iso8859_5")),
+    "latin 1": ("ISO_IR 100", "Müller^Änne", "Müller^Änne".encode("latin-1")),
+    "japanese": (["", "ISO 2022 IR 87"], "Yamada^Hanako=山田^花子", b"Yamada^Hanako=\x1b$B;3ED\x1b(B^\x1b$B2V;R\x1b(B"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_travel_to_the_node_and_back_unharmed(hospital: Hospital, make_study: MakeStudy, name: str) -> None:
+    charset, written, encoded = NAMES[name]
+    study = make_study(2, SpecificCharacterSet=charset, PatientName=written)
+    store(hospital.app, study)
+    hospital.ended(study, 1)
+    received = hospital.received(study)
+    assert len(received) == 2
+    for ds in received:
+        assert ds.SpecificCharacterSet == charset
+        assert bytes(ds.PatientName.original_string).rstrip() == encoded
+
+
 def test_late_image_makes_a_new_version_with_its_predecessor(hospital: Hospital, make_study: MakeStudy) -> None:
     study = make_study(6)
     store(hospital.app, study[:5])
