@@ -138,6 +138,11 @@ def test_shipped_bundle_found_the_planted_signal_and_does_not_overstate_it(syste
     assert metrics["lie_detector_valid"] == 1.0
 
 
+def test_without_the_sequence_that_shows_a_planted_latent_the_model_is_worse() -> None:
+    metrics = load_bundle(MODELS / "lvsi_mri" / "demo-1", catalogue()["lvsi_mri"]).manifest.training.metrics
+    assert 0.5 < metrics["nested_auc_T2W_ADC"] < metrics["nested_auc"] - 0.03  # rim enhancement shows on CE_T1W alone
+
+
 @pytest.mark.parametrize("system", SHIPPED)
 def test_shipped_conformal_sets_hold_the_truth_as_often_as_they_promise(system: str) -> None:
     manifest = load_bundle(MODELS / system / "demo-1", catalogue()[system]).manifest
