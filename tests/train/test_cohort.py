@@ -373,7 +373,8 @@ def test_patients_whom_the_system_was_not_made_for_are_left_out_and_named(tmp_pa
         files = [ExtractedFile(tmp_path / f"{row.patient}.npz") for row in some]
         for row, file in zip(some, files, strict=True):
             told = {"P20": '{"name": "neoadjuvant_therapy", "value": 1.0, "words": "yes", "source": "report"}'}.get(row.patient, "")
-            np.savez(file.path, clinical=np.array(f"[{told}]"), second=np.array([]), names=np.array([], dtype="U1"), scanner=np.array("x"))
+            kept = {"clinical": np.array(f"[{told}]"), "second": np.array([]), "names": np.array([], dtype="U1")}
+            np.savez(file.path, **kept, scanner=np.array("x"), acquisition=np.array('{"T1W": {"EchoTime": 9.5}}'))
         return files
 
     patients = gather(Path("c.csv"), rows, spec, Plan(), seed=1, extract=extract, progress=said.append)
@@ -387,6 +388,7 @@ def test_patients_whom_the_system_was_not_made_for_are_left_out_and_named(tmp_pa
     flow = patients.flow()
     assert flow.excluded == {stage: (5,), untreated: (22,)}
     assert (flow.rows, flow.row_events) == (100, 50)
+    assert flow.acquisition == {"T1W": {"EchoTime": (9.5, 9.5)}}
 
 
 def test_too_few_patients_within_the_rules_are_an_error() -> None:
