@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ import pydicom
 import pytest
 
 from pipelines.systems import catalogue
+from structured_reports.wording import percent_words
 from tests.e2e import servers
 
 pytestmark = pytest.mark.slow
@@ -42,7 +44,7 @@ def test_demo_shows_what_came_back(tmp_path: Path) -> None:
     ]
     assert {"read", "segment", "radiomics", "cnn", "total"} <= summary["timings_s"].keys()
     page = (tmp_path / "index.html").read_text()
-    assert all(f"{100 * result['probability']:.1f} %" in page for result in results.values())
+    assert all(html.escape(percent_words(result["probability"], 1)) in page for result in results.values())
     assert "Probability of occult lymph node metastasis" in page
     assert page.index("<h2>Overview</h2>") < page.index("Probability of occult lymph node metastasis"), "what is read first comes first"
     captures = sum(o["sop_class"] == "Secondary Capture Image Storage" for o in summary["objects"])
