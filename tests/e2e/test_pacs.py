@@ -20,6 +20,7 @@ from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, Second
 from pipelines.imaging.series import find_dicom_files
 from pipelines.phantoms.dicom import write_study
 from pipelines.systems import catalogue
+from structured_reports.attributes import GRAPHIC_SERIES
 from tests.bundles import write_bundle
 from tests.e2e import servers
 
@@ -236,6 +237,7 @@ def _collect(site: Site, study: Path) -> dict[str, bytes]:
     own = [d for d in datasets if d.SOPClassUID != SegmentationStorage]
     places = {d.SOPInstanceUID: f"{d.SeriesNumber}.{d.InstanceNumber}" for d in own}
     places |= {d.SeriesInstanceUID: str(d.SeriesNumber) for d in own}
+    places |= {uid: f"{GRAPHIC_SERIES}.0" for d in own if d.SeriesNumber == GRAPHIC_SERIES for uid in _tracking_uids(d)}
     for dataset in datasets:
         name = places.get(dataset.SOPInstanceUID, str(dataset.SOPInstanceUID))
         for element in dataset.iterall() if dataset.SOPInstanceUID in places else ():
@@ -247,6 +249,12 @@ def _collect(site: Site, study: Path) -> dict[str, bytes]:
         pydicom.Dataset(dataset).save_as(buffer, implicit_vr=False, little_endian=True)
         collected[name] = buffer.getvalue()
     return collected
+
+
+def _tracking_uids(report: pydicom.Dataset) -> Iterator[str]:
+    for element in report.iterall():
+        if element.keyword == "ContentSequence":
+            yield from (i.UID for i in element.value if i.ValueType == "UIDREF" and i.ConceptNameCodeSequence[0].CodeValue == "112040")
 
 
 def test_real_study_without_the_sequences_is_refused_with_reasons(site: Site, real_pelvis: Path, phantom: Path, tmp_path: Path) -> None:
