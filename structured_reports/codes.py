@@ -227,7 +227,7 @@ def outcome_probability(finding: Code, outcome: Outcome) -> Code:
     if outcome.kind != "class" and outcome.code.scheme == PRIVATE:
         return outcome.code
     checksum = zlib.crc32(f"{finding.value}|{outcome.kind}|{outcome.words}".encode())
-    return Code(f"P.{checksum:08X}", PRIVATE, f"Probability of {outcome.words}"[:MAX_MEANING])
+    return Code(f"P.{checksum:08X}", PRIVATE, f"Probability: {outcome.words}"[:MAX_MEANING])
 
 
 def call_value(finding: Code, call: str, words: str) -> Code:

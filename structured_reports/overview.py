@@ -156,8 +156,8 @@ def _draw_bar(page: Page, brief: Brief, colour: Colour, top: int, say: Messages)
     if brief.interval:
         low, high = (wording.percent(bound, places) for bound in brief.interval)
         page.box(_BAR + low * scale, bottom + 4, _BAR + max(high * scale, low * scale + 2), bottom + 7, MUTED)
-        words = say("overview.interval", low=f"{low:.{places}f}", high=f"{high:.{places}f}")
-        page.text((_BAR, bottom + 12), words, size=15, colour=MUTED)
+        figures = [wording.percent_figures(bound, places) for bound in brief.interval]
+        page.text((_BAR, bottom + 12), say("overview.interval", low=figures[0], high=figures[1]), size=15, colour=MUTED)
     if brief.threshold is not None:
         percent = wording.percent(brief.threshold, places)
         mark = _BAR + percent * scale

@@ -109,7 +109,7 @@ def _beside(prediction: Prediction, say: Messages) -> list[str]:
         key = {"positive": "above", "negative": "below"}.get(prediction.call, "beside")
         lines = [say(f"result.{key}", threshold=f"{wording.percent(prediction.threshold, places):.{places}f} %")]
     if prediction.interval:
-        low, high = (f"{wording.percent(bound, places):.{places}f}" for bound in prediction.interval)
+        low, high = (wording.percent_figures(bound, places) for bound in prediction.interval)
         category = risk(prediction)
         words = [
             say("result.interval", low=low, high=high),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-BUILDER_VERSION = "7"  # raise it with every change of what the objects contain
+BUILDER_VERSION = "8"  # raise it with every change of what the objects contain
 _NAMESPACE = uuid.UUID("99f4fa96-e698-4f5f-a7ef-d37b319c4feb")  # random, ours, never to change
 
 

@@ -117,9 +117,14 @@ def share(probability: float) -> float:
 
 def percent_words(probability: float, places: int) -> str:
     """Write a probability in percent with so many decimals, never as certainty."""
+    return f"{percent_figures(probability, places)} %"
+
+
+def percent_figures(probability: float, places: int) -> str:
+    """Write the same without the sign of percent, as two bounds share one."""
     value, half = 100.0 * probability, 10.0**-places / 2
     sign = "> " if value >= 100.0 - half else "< " if value < half else ""
-    return f"{sign}{percent(probability, places):.{places}f} %"
+    return f"{sign}{percent(probability, places):.{places}f}"
 
 
 def call_words(spec: PipelineSpec, prediction: Prediction, say: Messages) -> str:
@@ -172,7 +177,7 @@ def summary(spec: PipelineSpec, prediction: Prediction, say: Messages) -> str:
     """Return the result in one or two sentences."""
     places, bounds = decimals(prediction), ""
     if prediction.interval:
-        low, high = (f"{percent(bound, places):.{places}f}" for bound in prediction.interval)
+        low, high = (percent_figures(bound, places) for bound in prediction.interval)
         bounds = say("result.bounds", low=low, high=high)
     if prediction.call == "withheld":
         words = percent_words(prediction.probability, places)

@@ -67,7 +67,7 @@ DEMOS: Mapping[str, Demo] = {
     ),
     "plnm_us": Demo(
         340,
-        0.95,
+        0.97,
         15,
         replace(
             _BRIEF,

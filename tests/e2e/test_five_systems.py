@@ -247,7 +247,7 @@ def test_histotype_states_every_class_and_axis(sent: Sent) -> None:
     named = {
         item.ConceptNameCodeSequence[0].CodeMeaning: float(item.MeasuredValueSequence[0].NumericValue) for item in items(report, "NUM")
     }
-    given = {label: named[words] for label in spec.classes if (words := f"Probability of {label.code.meaning}"[:64]) in named}
+    given = {label: named[words] for label in spec.classes if (words := f"Probability: {label.code.meaning}") in named}
     refused = [str(i.TextValue) for i in items(report, "TEXT") if i.ConceptNameCodeSequence[0].CodeValue == codes.UNPREDICTABLE.value]
     assert sorted([*(label.code.meaning for label in given), *refused]) == sorted(label.code.meaning for label in spec.classes)
     assert len(given) >= 2 and sum(given.values()) == pytest.approx(100, abs=0.5)

@@ -28,6 +28,7 @@ _SERIES = mr.Sequence(
     shape=(8, 32, 32),
     spacing_mm=(5.0, 3.0, 3.0),
 )
+T2W = mr.Sequence(4, "t2_tse_sag", 100, 5000, shape=(8, 32, 32), spacing_mm=(5.0, 3.0, 3.0))
 TINY = Plan(
     architecture=Architecture("resnet", (1, 1, 1, 1), (2, 2, 2, 4), pool=False),
     cnn=Schedule(epochs=1, batch=8, rate=1e-3),
@@ -73,7 +74,9 @@ def write_system(folder: Path) -> Path:
     return folder
 
 
-def write_cohort(folder: Path, *, n: int = 48, synthetic: bool = True, signal: float = 1.0, readers: int = 0) -> Path:
+def write_cohort(
+    folder: Path, *, n: int = 48, synthetic: bool = True, signal: float = 1.0, readers: int = 0, sequence: mr.Sequence = _SERIES
+) -> Path:
     """Write ``n`` studies of two sites and one more that is held out (``split`` is test); a third are positive.
 
     ``signal`` makes the tumour of these coarser and their nodes larger; at 0 nothing in a study tells the label. The first ``readers``
@@ -83,7 +86,9 @@ def write_cohort(folder: Path, *, n: int = 48, synthetic: bool = True, signal: f
     rows: list[dict[str, object]] = []
     for i in range(n + 1):
         label, patient = int(i % 3 == 0), f"P{i:03d}"
-        write_study(folder / patient, patient, contrast=60 + 40 * signal * label, seed=i, synthetic=synthetic, twice=i < readers)
+        write_study(
+            folder / patient, patient, contrast=60 + 40 * signal * label, seed=i, synthetic=synthetic, twice=i < readers, sequence=sequence
+        )
         node = 6.0 + 2 * signal * label + 2.5 * abs(rng.standard_normal())
         row = {"patient": patient, "study": patient, "roi": f"{patient}/seg.dcm", "label": label, "site": "AB"[i % 2]}
         second = {"roi2": f"{patient}/seg2.dcm" if i < readers else ""} if readers else {}
@@ -101,11 +106,13 @@ def write_table(folder: Path, rows: list[dict[str, object]]) -> Path:
     return path
 
 
-def write_study(folder: Path, patient: str, *, contrast: float, seed: int, synthetic: bool, twice: bool = False) -> None:
+def write_study(
+    folder: Path, patient: str, *, contrast: float, seed: int, synthetic: bool, twice: bool = False, sequence: mr.Sequence = _SERIES
+) -> None:
     """Write a study of one series and its region, or ``twice`` with a second reader's; ``seed`` decides its UID and its pixels."""
     study = hd.UID.from_uuid(f"00000000-0000-0000-0000-{seed:012d}")
     comment = {"ImageComments": "SYNTHETIC PHANTOM"} if synthetic else {}
-    images = mr.make_series(_SERIES, StudyInstanceUID=study, PatientID=patient, **comment)
+    images = mr.make_series(sequence, StudyInstanceUID=study, PatientID=patient, **comment)
     pixels = np.stack([np.frombuffer(d.PixelData, dtype="<u2").reshape(d.Rows, d.Columns) for d in images])
     mask = (pixels > 400).astype(np.uint8)
     blocks = np.random.default_rng(seed).normal(0, contrast, [n // 2 for n in pixels.shape])  # no two patients look alike

@@ -290,7 +290,7 @@ def test_numbers_beside_the_outline_are_the_five_that_count(result: Result) -> N
     research = make_prediction(bundle_status=BundleStatus.RESEARCH)
     assert beside(replace(result, prediction=research))[0] == "RESEARCH ONLY: OLNM probability"
     assert beside(replace(result, prediction=make_prediction(call="withheld")))[1].startswith("NO CALL")
-    assert beside(make_classes())[1].startswith("Probability of Large-cell non-keratinizing squamous")
+    assert beside(make_classes())[1] == "Probability: Large-cell non-keratinizing squamous cell carcinoma"
 
 
 def test_names_beside_the_outline_are_short_enough_for_the_edge_of_the_image() -> None:

@@ -139,11 +139,14 @@ class Ohif:
         self.page.get_by_role("button", name="Yes").click()
         return self.wait_for(lambda shown: bool(shown.coloured.any()), what="the segmentation is drawn")
 
-    def open_contour(self, description: str) -> tuple[Shown, NDArray[np.float64], list[str]]:
-        """Open a report with a contour; return what is shown, the points drawn as (x, y) of the canvas, and the lines beside them."""
+    def open_contour(self, description: str, *, wanted: str = "RESEARCH ONLY") -> tuple[Shown, NDArray[np.float64], list[str]]:
+        """Open a report with a contour; return what is shown, the points drawn as (x, y) of the canvas, and the lines beside them.
+
+        It is open once ``wanted`` stands among the lines.
+        """
         self.open_series(description)
         layer = self.page.locator("[data-cy=viewport-pane] svg.svg-layer")
-        wait_until(lambda: "RESEARCH ONLY" in (layer.first.text_content() or ""), seconds=PATIENCE_S, what="the numbers are drawn")
+        wait_until(lambda: wanted in (layer.first.text_content() or ""), seconds=PATIENCE_S, what="the numbers are drawn")
         shapes = [re.findall(r"-?\d+(?:\.\d+)?", shape or "") for shape in self.page.evaluate(_SHAPES)]
         longest = max(shapes, key=len)
         lines = layer.first.locator("tspan").all_text_contents()

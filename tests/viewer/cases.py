@@ -26,6 +26,14 @@ REFUSAL = Refusal(
     ("no T2W_FS series found",),
     ('series 2 "t1_tse_tra" (MR, 16 images): T1W',),
 )
+FAILURE = replace(REFUSAL, code="INTERNAL", reasons=("internal error: MemoryError",), failed=True)
+UNREADABLE = Refusal(
+    "plnm_us",
+    "Pelvic lymph node metastasis (ultrasound)",
+    "MISSING_ROI",
+    ("the largest region is 3 mm across, outside 8 to 70 mm",),
+    ('series 1 "US transvaginal" (US, 1 image): TVUS',),
+)
 ULTRASOUND = {
     "still": us.Picture(series=1),
     "cine": us.Picture(series=2, frames=3, lesion_scale=(0.6, 1.0, 0.7)),
@@ -107,6 +115,28 @@ def refused(folder: Path) -> Case:
     mr.write_study(folder / "sources", (mr.T1W,), **identity)
     save_objects(make_result(**identity).refuse(REFUSAL), folder / "objects")
     return Case.read(folder)
+
+
+def failed(folder: Path) -> Case:
+    """Make the report of an analysis that broke."""
+    identity = _identity("failed")
+    mr.write_study(folder / "sources", (mr.T1W,), **identity)
+    save_objects(make_result(**identity).refuse(FAILURE), folder / "objects")
+    return Case.read(folder)
+
+
+def refused_ultrasound(folder: Path) -> Case:
+    """Make a refusal of an ultrasound image."""
+    picture = us.Picture(attributes=_identity("us refused"))
+    us.write(folder / "sources", us.make(picture))
+    save_objects(make_ultrasound(picture).refuse(UNREADABLE), folder / "objects")
+    return Case.read(folder)
+
+
+def demonstration(folder: Path) -> None:
+    """Run the demonstration: five systems of one study, MRI and ultrasound, and their overview."""
+    done = subprocess.run([str(servers.CERVINODE), "demo", "--out", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def ultrasound(folder: Path, name: str) -> Case:

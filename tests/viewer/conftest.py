@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,8 @@ def command() -> list[str]:
 def studies(tmp_path_factory: pytest.TempPathFactory, command: list[str]) -> dict[str, cases.Case]:
     """Every study by name."""
     folder = tmp_path_factory.mktemp("studies")
-    made = {make.__name__: make(folder / make.__name__) for make in (cases.phantom, cases.chinese, cases.versions, cases.refused)}
+    makers = (cases.phantom, cases.chinese, cases.versions, cases.refused, cases.failed, cases.refused_ultrasound)
+    made = {make.__name__: make(folder / make.__name__) for make in makers}
     return made | {name: cases.ultrasound(folder / name, name) for name in cases.ULTRASOUND}
 
 
@@ -89,14 +91,21 @@ def chromium() -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def ohif(viewer: Viewer, chromium: BrowserContext) -> Iterator[Ohif]:
-    """A fresh page; at the end, no script of it may have failed and nothing may have been asked of another host."""
+    """A fresh page."""
+    with open_page(chromium, viewer.ohif) as page:
+        yield page
+
+
+@contextmanager
+def open_page(chromium: BrowserContext, address: str) -> Iterator[Ohif]:
+    """Yield a fresh page; at the end, no script of it may have failed and nothing may have been asked of another host."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page = chromium.new_page()
     failures: list[Any] = []
     hosts: set[str | None] = set()
     page.on("pageerror", lambda error: failures.append(error))
     page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
-    yield Ohif(page, viewer.ohif, SCREENSHOTS)
+    yield Ohif(page, address, SCREENSHOTS)
     page.close()
     assert failures == []
     assert hosts <= {"127.0.0.1", None}  # None: blob: and data:

@@ -16,6 +16,7 @@ from tests.viewer.cases import ULTRASOUND, Case
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # software rendering on a busy machine
 
 Studies = dict[str, Case]
+WITHOUT_RESULT = ("refused", "failed", "refused_ultrasound")
 _DARK = 40  # brightest level of the background of a page and of what lies around it
 
 
@@ -76,7 +77,7 @@ def test_study_list_names_the_patients(ohif: Ohif, studies: Studies) -> None:
     ohif.keep("study-list")
 
 
-@pytest.mark.parametrize("name", ["phantom", "chinese", "refused", *ULTRASOUND])
+@pytest.mark.parametrize("name", ["phantom", "chinese", *WITHOUT_RESULT, *ULTRASOUND])
 def test_series_list_has_every_result(ohif: Ohif, studies: Studies, name: str) -> None:
     case = studies[name]
     ohif.open_study(case.study_instance_uid)
@@ -116,14 +117,38 @@ def test_report_in_chinese(ohif: Ohif, studies: Studies) -> None:
     ohif.keep("chinese-report")
 
 
-def test_refusal_says_that_it_is_no_negative_result(ohif: Ohif, studies: Studies) -> None:
-    case = studies["refused"]
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "refused",
+            (
+                "NO RESULT - REFUSED",
+                "Reason: no T2W_FS series found",
+                "Why there is no result: A required sequence is missing",
+                'Found in the study: series 2 "t1_tse_tra"',
+            ),
+        ),
+        (
+            "failed",
+            (
+                "NO RESULT - FAILED",
+                "Reason: internal error: MemoryError",
+                "Why there is no result: The analysis failed for a technical reason",
+            ),
+        ),
+        ("refused_ultrasound", ("NO RESULT - REFUSED", "Reason: the largest region is 3 mm across", 'series 1 "US transvaginal"')),
+    ],
+)
+def test_report_without_a_result_says_why_and_that_it_is_no_negative_one(
+    ohif: Ohif, studies: Studies, name: str, lines: tuple[str, ...]
+) -> None:
+    case = studies[name]
     ohif.open_study(case.study_instance_uid)
     text = ohif.open_report(case.description("sr"))
-    _has(text, "RESEARCH USE ONLY", "NO RESULT - REFUSED", "This is not a negative result", "Reason: no T2W_FS series found")
-    _has(text, "Why there is no result: A required sequence is missing", 'Found in the study: series 2 "t1_tse_tra"')
+    _has(text, "RESEARCH USE ONLY", "This is not a negative result", *lines)
     assert "%" not in text
-    ohif.keep("refused-report")
+    ohif.keep(f"{name}-report")
 
 
 @pytest.mark.parametrize("name", ["phantom", "chinese"])
@@ -180,7 +205,7 @@ def test_outline_of_each_version_has_its_own_numbers_and_says_which_it_is(ohif: 
     case = studies["versions"]
     mr_series = next(iter(case.sources.values()))
     wanted = {
-        name: f"DEMO, RESEARCH ONLY: OLNM{said} probability: {_first_number(case.objects[name]):.2f} %"
+        name: f"DEMO, RESEARCH ONLY: OLNM{said} probability: {first_number(case.objects[name]):.2f} %"
         for name, said in (("gfx", ""), ("gfx 2", " v2"))
     }
     ohif.open_study(case.study_instance_uid)
@@ -193,12 +218,12 @@ def test_outline_of_each_version_has_its_own_numbers_and_says_which_it_is(ohif: 
         assert [line for line in ohif.contour_lines() if line.startswith("DEMO")] == [wanted[name]]
 
 
-def _first_number(report: Dataset) -> float:
+def first_number(report: Dataset) -> float:
     first = next(c for c in _items(report) if c.ValueType == "NUM")
     return float(first.MeasuredValueSequence[0].NumericValue)
 
 
-@pytest.mark.parametrize("name", ["phantom", "chinese", "refused", *ULTRASOUND])
+@pytest.mark.parametrize("name", ["phantom", "chinese", *WITHOUT_RESULT, *ULTRASOUND])
 def test_captures_are_displayed(ohif: Ohif, studies: Studies, name: str) -> None:
     case = studies[name]
     ohif.open_study(case.study_instance_uid)
@@ -207,10 +232,11 @@ def test_captures_are_displayed(ohif: Ohif, studies: Studies, name: str) -> None
         ohif.scroll_to(i)
         picture = capture.pixel_array
         ohif.wait_for(
-            lambda shown, d=capture, p=picture: shown.sop_instance_uid == d.SOPInstanceUID and _agrees(shown, p, d), what=f"capture {i + 1}"
+            lambda shown, d=capture, p=picture: shown.sop_instance_uid == d.SOPInstanceUID and agrees(shown, p, d),
+            what=f"capture {i + 1}",
         )
         ohif.keep(f"{name}-capture-{i + 1}")
-        assert _hidden(ohif) == []
+        assert hidden(ohif) == []
 
 
 @pytest.mark.parametrize("size", [(1366, 768), (1280, 1024), (1920, 1080)])
@@ -223,21 +249,21 @@ def test_captures_keep_out_of_the_corners_on_every_screen(ohif: Ohif, studies: S
         ohif.scroll_to(i)
         capture = case.captures[i]
         ohif.wait_for(
-            lambda shown, d=capture: shown.sop_instance_uid == d.SOPInstanceUID and _agrees(shown, d.pixel_array, d),
+            lambda shown, d=capture: shown.sop_instance_uid == d.SOPInstanceUID and agrees(shown, d.pixel_array, d),
             what=f"capture {i + 1}",
         )
         ohif.keep(f"phantom-capture-{i + 1}-at-{size[0]}x{size[1]}")
-        assert _hidden(ohif) == []
+        assert hidden(ohif) == []
 
 
-def _hidden(ohif: Ohif) -> list[tuple[int, int, int, int]]:
+def hidden(ohif: Ohif) -> list[tuple[int, int, int, int]]:
     """Return the places where OHIF writes over something that a page shows."""
     boxes, pixels = ohif.overlays(), ohif.shown().pixels
     assert len(boxes) >= 4, "date, series, window and number of the image"
     return [b for b in boxes if pixels[max(b[1], 0) : b[3], max(b[0], 0) : b[2]].max(initial=0) > _DARK]
 
 
-def _agrees(shown: Shown, picture: NDArray[np.uint8], capture: Dataset) -> bool:
+def agrees(shown: Shown, picture: NDArray[np.uint8], capture: Dataset) -> bool:
     """Return whether the canvas is the capture, up to interpolation."""
     expected = shown.sample(picture, capture).astype(float)
     return bool(shown.pixels.any() and np.corrcoef(expected.ravel(), shown.pixels.astype(float).ravel())[0, 1] > 0.95)
