@@ -127,7 +127,7 @@ def failed(folder: Path) -> Case:
 
 def refused_ultrasound(folder: Path) -> Case:
     """Make a refusal of an ultrasound image."""
-    picture = us.Picture(attributes=_identity("us refused"))
+    picture = us.Picture(series=4, attributes=_identity("refused-us"))
     us.write(folder / "sources", us.make(picture))
     save_objects(make_ultrasound(picture).refuse(UNREADABLE), folder / "objects")
     return Case.read(folder)

@@ -73,7 +73,7 @@ def test_series_list_has_all_that_the_five_systems_sent(ohif: Ohif, shown: tuple
 def test_each_report_is_read_with_its_own_number(ohif: Ohif, shown: tuple[Path, str], system: str) -> None:
     results = _results(shown[0])
     text = ohif.open_report(f"[RUO] DEMO {SYSTEMS[system]}")
-    assert f"{percent_words(results[system]['probability'], 1)} %" in text.replace("\N{NO-BREAK SPACE}", " "), text
+    assert f"probability {percent_words(results[system]['probability'], 1)}" in text.replace("\N{NO-BREAK SPACE}", " "), text
     assert "DEMO MODEL - NOT FOR CLINICAL USE" in text
     assert f"Model: Model {system} " in text
     ohif.keep(f"demonstration-report-{system}")
