@@ -10,11 +10,12 @@ pytest.importorskip("lightgbm", reason="training needs the [train] extra")
 
 from scipy.special import expit
 
-from pipelines.phantoms.planting import plant
+from pipelines.phantoms.planting import HISTOLOGY, KERATINISATION, plant, plantings
 from pipelines.spec import Cnn, PipelineSpec, Triplets
 from pipelines.systems import catalogue
 from pipelines.training.discrimination import area, delong
-from pipelines.training.nested import Judge, Static, mean_area
+from pipelines.training.lie_detector import deviation_by_chance
+from pipelines.training.nested import Judge, Static, area_of, mean_area
 from pipelines.training.select import Labels
 from pipelines.training.table import Table, role_of
 from pipelines.types import FloatArray
@@ -81,18 +82,35 @@ def test_recipe_finds_nothing_where_nothing_was_planted(system: str) -> None:
     assert abs(mean_area(found, shuffled) - 0.5) < 3 * chance
 
 
-def test_recipe_of_several_classes_finds_planted_axes() -> None:
-    spec = SYSTEMS["histotype_mri"]
-    rng = np.random.default_rng(6)
+def planted_classes(*, seed: int, auc: float) -> tuple[Table, Labels, float]:
+    """Return the same of the system that tells types apart: two axes, each planted on a latent of its own as in its phantoms."""
+    spec, rng = SYSTEMS["histotype_mri"], np.random.default_rng(seed)
     latents = rng.standard_normal((N, LATENTS))
-    labels = np.where(
-        latents[:, 0] + 0.6 * rng.standard_normal(N) > 1, 4, np.where(latents[:, 1] + 0.6 * rng.standard_normal(N) > 1.2, 7, 6)
-    )
+    models = plantings(spec.name, auc)
+    risk = {axis: expit(m.intercept + m.slope * latents[:, i]) for i, (axis, m) in enumerate(models.items())}
+    other, adeno = risk[KERATINISATION], risk[HISTOLOGY]
+    non_keratinising = rng.random(N) < other
+    labels = np.where(~non_keratinising, 4, np.where(rng.random(N) < adeno, 7, 6))
+    truth = np.column_stack([1 - other, other * (1 - adeno), other * adeno])
     table = Table((), np.zeros((N, 0)))
     for block in spec.blocks:
         table = table.join(_measure(f"{block.roles[0]}:{block.name}", block, latents, latents[:, 0], rng))
-    found = Judge(spec.recipe, Static(table), labels, 6).nested(repeats=1, families=spec.recipe.classifiers[:1])
+    return table, labels, area_of(truth, labels, (4, 6, 7))
+
+
+def test_recipe_of_several_classes_finds_planted_axes_and_no_more() -> None:
+    recipe = SYSTEMS["histotype_mri"].recipe
+    table, labels, there = planted_classes(seed=6, auc=0.95)
+    found = Judge(recipe, Static(table), labels, 6).nested(repeats=1, families=recipe.classifiers[:1])
     assert found.classes == (4, 6, 7)
-    assert 0.75 < mean_area(found, labels) < 0.97
+    assert there - 0.09 <= mean_area(found, labels) <= there + 2 * deviation_by_chance(labels)
     assert {role_of(name) for names in found.selected for name in names} == {"T2W"}
     assert found.probabilities.sum(axis=2) == pytest.approx(1.0)
+
+
+def test_recipe_of_several_classes_finds_nothing_where_nothing_was_planted() -> None:
+    recipe = SYSTEMS["histotype_mri"].recipe
+    table, labels, _ = planted_classes(seed=7, auc=0.95)
+    shuffled = np.random.default_rng(7).permutation(labels)
+    found = Judge(recipe, Static(table), shuffled, 7).nested(repeats=1, families=recipe.classifiers[:1])
+    assert abs(mean_area(found, shuffled) - 0.5) < 3 * deviation_by_chance(shuffled)
