@@ -22,7 +22,7 @@ from node.config import Peer, Settings
 from node.destinations import Destinations, address_of, is_wanted, richest_report
 from node.dicom.probe import CONTEXTS, KINDS, Profile, report_chain
 from node.dicom.scu import Answer, Sent, StoreAssociation, contexts_of, open_store
-from node.jobs import JobState, OutcomeObject
+from node.jobs import OVERVIEW, JobState, OutcomeObject
 from node.log import fields
 from node.storage.files import StudyStore
 from node.storage.ledger import Ledger
@@ -86,7 +86,7 @@ class Deliverer:
                         self._end(item, DeliveryState.WITHHELD, str(error))
                         continue
                     self._record_answer(chosen, sent)
-                    failed += [sent.detail] if sent.answer is Answer.FAILED else []
+                    failed += [sent.detail] if sent.answer in (Answer.FAILED, Answer.REFUSED) else []
         except TransportError as error:
             failed.append(str(error))
         except InputError as error:
@@ -105,7 +105,10 @@ class Deliverer:
         """Send one object, a report as the first SOP class that the peer takes; return what was chosen and the answer."""
         folder = self._store.result_folder(item.job_id)
         if stored.sop_class_uid not in REPORT_CLASSES:
-            return item, association.store(folder / item.path)
+            sent = association.store(folder / item.path)
+            if sent.answer is Answer.REFUSED and stored.sop_class_uid not in _READABLE:  # it would say the same of it next time
+                return item, Sent(sent.path, Answer.OMITTED, sent.detail)
+            return item, sent
         for sop_class in self._classes(item, stored, peer):
             if not association.accepts(sop_class):
                 continue
@@ -167,7 +170,7 @@ class Deliverer:
         return peer
 
     def _record_answer(self, item: Delivery, sent: Sent) -> None:
-        if sent.answer is not Answer.FAILED:
+        if sent.answer in (Answer.ACCEPTED, Answer.OMITTED):
             state = DeliveryState.ACCEPTED if sent.answer is Answer.ACCEPTED else DeliveryState.OMITTED
             self._end(item, state, sent.detail)
         elif item.rejections + 1 >= self._settings.delivery.max_rejections:
@@ -184,7 +187,7 @@ class Deliverer:
         assert job.outcome is not None
         problems, notes = [], list(job.outcome.reasons)
         for destination, group in groupby(deliveries, key=lambda d: d.destination):
-            problem, note = self._sum_up(destination, list(group), _objects(job))
+            problem, note = self._sum_up(destination, list(group), _objects(job), overview=job.order.system == OVERVIEW)
             problems += [problem] if problem else []
             notes += note
         state = JobState.FAILED if problems else JobState(job.outcome.status)
@@ -199,16 +202,23 @@ class Deliverer:
         )
         log.info("job ended", extra=fields(job=job.order.job_id, state=state, problems=problems, omitted=job.n_omitted))
 
-    def _sum_up(self, destination: str, items: Sequence[Delivery], stored: Sequence[OutcomeObject]) -> tuple[str, list[str]]:
-        """Return what is wrong at a destination, and what else a person should know of the delivery there."""
+    def _sum_up(
+        self, destination: str, items: Sequence[Delivery], stored: Sequence[OutcomeObject], *, overview: bool
+    ) -> tuple[str, list[str]]:
+        """Return what is wrong at a destination, and what else a person should know of the delivery there.
+
+        Where an ``overview`` is not taken, the systems' own results still tell all that is in it.
+        """
         items = [d for d in items if d.state is not DeliveryState.UNWANTED]
         by_state = {state: [d for d in items if d.state is state] for state in DeliveryState}
         omitted, taken = by_state[DeliveryState.OMITTED], by_state[DeliveryState.ACCEPTED]
-        if rejected := by_state[DeliveryState.REJECTED]:
+        rejected = [d for d in by_state[DeliveryState.REJECTED] if stored[d.position].sop_class_uid in _READABLE]
+        omitted += [d for d in by_state[DeliveryState.REJECTED] if d not in rejected]
+        if rejected:
             return f"{destination} rejected {len(rejected)} of {len(items)} objects", []
         if withheld := by_state[DeliveryState.WITHHELD]:
             return f"{len(withheld)} of {len(items)} objects were not sent to {destination}: {withheld[0].detail}", []
-        if omitted and not taken:
+        if omitted and not taken and not overview:
             return f"{destination} accepts none of the {len(items)} objects", []
         peer = self._settings.peer(destination)
         if taken and not any(stored[d.position].sop_class_uid in _READABLE for d in taken) and not (peer and peer.may_show_nothing):

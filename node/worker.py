@@ -22,7 +22,7 @@ from node.storage.claims import Beat, Claims
 from node.storage.files import StudyStore
 from node.storage.objects import REASONS, encode, quarantine
 from pipelines.engine import load_case, run
-from pipelines.errors import BundleError, CervinodeError, InputError, RejectedObjects, UnusableDrawing
+from pipelines.errors import BundleError, CervinodeError, InputError, RejectedObjects, ResultError, UnusableDrawing
 from pipelines.imaging.sequences import describe_found
 from pipelines.imaging.series import read_series
 from pipelines.models.bundle import Bundle, find_bundle, load_bundle
@@ -231,7 +231,10 @@ class Worker:
             name = f"{number:02d}_{str(dataset.Modality).lower()}.dcm"
             contents[name] = encode(dataset)
             if dataset.SOPClassUID == SegmentationStorage:
-                contents[name] = self._store.keep_shared(str(dataset.SOPInstanceUID), contents[name])
+                uid = str(dataset.SOPInstanceUID)
+                if self._store.keep_shared(uid, contents[name]) != contents[name]:
+                    error = ResultError(f"segmentation {uid}, which results of this study share, is not stored as it was built")
+                    return self._store_result(order, self._explain(order, error), timings_s)
             objects.append(
                 OutcomeObject(
                     path=name,

@@ -73,7 +73,7 @@ def decide(
     row = classify.standardise(raw, model.decision)
     uncalibrated = float(classify.raw_log_odds(model.classifier, model.decision, row[None])[0])
     log_odds = float(_predictor(model)(row[None])[0])
-    outside, withheld = _applicability(spec, model, raw)
+    outside, withheld = _applicability(spec, bundle, model, complete)
     probability, threshold = classify.sigmoid(log_odds), model.decision.threshold
     assert threshold is not None  # the manifest demands it of a binary decision
     conformal = model.decision.conformal
@@ -154,13 +154,19 @@ def _predictor(model: Model) -> Callable[[FloatArray], FloatArray]:
     return lambda rows: classify.calibrated_log_odds(model.classifier, model.decision, rows)
 
 
-def _applicability(spec: PipelineSpec, model: Model, raw: FloatArray) -> tuple[tuple[str, ...], bool]:
-    """Return what lies outside the range of the training cases, in words, and whether that withholds the call."""
-    outside = [f.name for f, x in zip(model.decision.features, raw, strict=True) if not f.low <= x <= f.high]
+def _applicability(spec: PipelineSpec, bundle: Bundle, model: Model, complete: Mapping[str, float]) -> tuple[tuple[str, ...], bool]:
+    """Return what lies outside the range of the training cases, in words, and whether that withholds the call.
+
+    In the place of the first stage's score stand the features that made it.
+    """
+    features = list(model.decision.features)
+    if bundle.score and any(f.name == SCORE for f in features):
+        features = [*bundle.score.decision.features, *(f for f in features if f.name != SCORE)]
+    outside = [f.name for f in features if not f.low <= complete[f.name] <= f.high]
     if not outside:
         return (), False
-    withheld = spec.withhold_outside is not None and len(outside) > spec.withhold_outside * len(raw)
-    words = f"{len(outside)} of {len(raw)} features lie outside the training range: {', '.join(outside[:3])}"
+    withheld = spec.withhold_outside is not None and len(outside) > spec.withhold_outside * len(features)
+    words = f"{len(outside)} of {len(features)} features lie outside the training range: {', '.join(outside[:3])}"
     return (words, *(["the call is withheld: this case is unlike those the model was trained on"] if withheld else [])), withheld
 
 
@@ -267,7 +273,7 @@ def _classify(
         Outcome(code, float(sum(p for label, p in zip(seen, probabilities, strict=True) if label.axes[i])), "axis", code.meaning)
         for i, code in enumerate(spec.axes)
     ]
-    outside, withheld = _applicability(spec, model, raw)
+    outside, withheld = _applicability(spec, bundle, model, features)
     prediction = _predict(
         spec,
         bundle,

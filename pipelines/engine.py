@@ -187,6 +187,8 @@ def run(spec: PipelineSpec, bundle: Bundle, case: Case, *, progress: Progress = 
         progress("segment")
         roi, segmenter = _draw_roi(spec, bundle, case)
         case, notes = replace(case, roi=roi), (*notes, *roi.notes)
+    else:
+        notes = (*notes, *_implausible(spec, case, roi))
     progress("preprocess")
     prepared = prepare(spec, case)
     features, maps = extract_features(spec, prepared, bundle, progress=progress)
@@ -215,6 +217,18 @@ def _check_sex(spec: PipelineSpec, case: Case) -> None:
     header = next(iter(case.volumes.values())).sources[0]
     if text(header, "PatientSex") == "M":
         raise NotApplicable(f"{spec.title} does not apply: Patient's Sex (0010,0040) is M")
+
+
+def _implausible(spec: PipelineSpec, case: Case, roi: Roi) -> tuple[str, ...]:
+    """Return a note on a region of implausible size that a person sent: what a person drew is not refused."""
+    if case.frame and case.frame.spacing_mm is None:
+        return ()
+    scale, unit = (1000.0, "mm2") if case.frame else (1.0, "ml")
+    volume_ml = float(roi.volume.array.sum()) * roi.volume.voxel_volume / 1000.0
+    low, high = spec.roi.min_volume_ml, spec.roi.max_volume_ml
+    if low <= volume_ml <= high:
+        return ()
+    return (f"the region that was sent has {scale * volume_ml:.4g} {unit}, plausible are {scale * low:g} to {scale * high:g} {unit}",)
 
 
 def _draw_roi(spec: PipelineSpec, bundle: Bundle, case: Case) -> tuple[Roi, str]:

@@ -21,7 +21,15 @@ from structured_reports.language import DEFAULT, Messages, load_messages
 from structured_reports.overview import make_brief
 from structured_reports.report import build_refusal_report, build_report
 from structured_reports.segmentation import build_segmentation
-from structured_reports.source import declare_utf_8, declared_character_set, fit_text, has_plain_identity, newest_time, normalise_source
+from structured_reports.source import (
+    declare_utf_8,
+    declared_character_set,
+    fit_text,
+    has_plain_identity,
+    identity_digest,
+    newest_time,
+    normalise_source,
+)
 from structured_reports.uids import ResultKey, digest_arrays
 
 
@@ -80,7 +88,7 @@ def _run_of_region(run: Run, evidence: Evidence, prediction: Prediction) -> Run:
         model_digest=evidence.segmenter or "" if drawn else "",
         version=1,
         created_at="" if made_at else run.key.created_at,
-        variant=f"{prediction.bundle_status} {run.source.get('SpecificCharacterSet', '')}",
+        variant=f"{prediction.bundle_status} {identity_digest(run.source)}",
     )
     context = replace(run.context, created_at=made_at or run.context.created_at)
     return replace(run, context=context, key=key, model="", segmenter=run.segmenter if drawn else None)
@@ -170,6 +178,7 @@ def _make_run(
                 str(context.graphic),
                 str(context.bundle_status or ""),
                 context.pyradiomics_version,
+                identity_digest(source),
             ]
         ),
     )

@@ -51,14 +51,18 @@ def judge(prediction: Prediction, evidence: Evidence, source: Dataset, say: Mess
         flags.append(say("quality.coverage", roles=", ".join(cut)))
     if not is_calibrated(evidence):
         flags.append(say("quality.uncalibrated"))
-    if has_undeclared_text(source):
-        flags.append(say("quality.undeclared"))
-    elif has_misdeclared_text(source, IDENTITY):
-        flags.append(say("quality.misdeclared"))
+    flags += judge_text(source, say)
     omitted = name_omitted(evidence, say)
     unusable = (c for c in evidence.contributions if not math.isfinite(c.log_odds))
     omitted += [say("quality.omitted", name=wording.feature_words(c, say)) for c in unusable]
     return Quality(tuple(findings), tuple(flags), tuple(omitted))
+
+
+def judge_text(source: Dataset, say: Messages) -> list[str]:
+    """Return what a reader should know of names and identifiers that may not read as they should."""
+    if has_undeclared_text(source):
+        return [say("quality.undeclared")]
+    return [say("quality.misdeclared")] if has_misdeclared_text(source, IDENTITY) else []
 
 
 def judge_refusal(refusal: Refusal) -> tuple[Code, ...]:

@@ -19,7 +19,7 @@ from structured_reports.content import Group, evaluate, text, track, with_notes
 from structured_reports.document import build_document, build_root
 from structured_reports.groups import class_group, contribution_group, prediction_group, quality_group, tumour_group
 from structured_reports.images import key_image, key_slice
-from structured_reports.quality import judge, judge_refusal
+from structured_reports.quality import judge, judge_refusal, judge_text
 from structured_reports.refusal import state_words
 from structured_reports.source import frame_numbers
 
@@ -75,6 +75,7 @@ def build_refusal_report(sources: Sequence[Dataset], refusal: Refusal, run: Run,
         *(text(codes.REASON, run.say.translate(reason), run) for reason in refusal.reasons),
     ]
     tail = [text(codes.FOUND, line, run) for line in refusal.found]
+    tail += [text(codes.FLAG, flag, run) for flag in judge_text(run.source, run.say)]
     evaluations = [
         evaluate(codes.USE, codes.RUO),
         evaluate(codes.REFUSAL, codes.REFUSALS.get(refusal.code, codes.REFUSAL_OTHER)),

@@ -7,6 +7,7 @@ and the scanner's equipment therefore cannot leak into results.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import re
 import warnings
@@ -22,7 +23,7 @@ from pydicom.valuerep import DA, TM, PersonName
 
 from pipelines.errors import ResultError
 from pipelines.imaging.elements import text
-from structured_reports.received import TEXT_VRS, bytes_to_keep, element_of_bytes, text_element
+from structured_reports.received import TEXT_VRS, bytes_to_keep, element_of_bytes, text_element, written_bytes
 
 # Patient, General Study, Patient Study and Clinical Trial modules: the same patient and study as the source (PS3.3 C.7.1, C.7.2).
 IDENTITY = (
@@ -193,19 +194,25 @@ def declared_character_set(header: Dataset) -> str:
 
 
 def has_undeclared_text(header: Dataset) -> bool:
-    """Tell whether a name has bytes above 0x7F although no character set is declared for them."""
-    if declared_character_set(header) not in _ASCII_SETS:
+    """Tell whether a name has bytes above 0x7F although no character set is declared for them.
+
+    Nor is one where the first of several is ASCII and no escape sequence leads to the others.
+    """
+    first, *others = declared_character_set(header).split("\\")
+    if first not in _ASCII_SETS and not (others and first == "ISO 2022 IR 6"):
         return False
-    return any(byte > 0x7F for keyword in ("PatientName", "ReferringPhysicianName") for byte in name_bytes(header, keyword))
+    names = [written_bytes(header, keyword) for keyword in ("PatientName", "ReferringPhysicianName")]
+    return any(byte > 0x7F for name in names if not (others and b"\x1b" in name) for byte in name)
 
 
-def name_bytes(dataset: Dataset, keyword: str) -> bytes:
-    """Return the bytes of a person name as they stand, or will stand, in the file; empty where absent."""
-    name = dataset.get(keyword)
-    if not name:
-        return b""
-    encodings = pydicom.charset.convert_encodings(dataset.get("SpecificCharacterSet"))
-    return bytes(PersonName(name).encode(encodings)).rstrip(b" ")
+def identity_digest(source: Dataset) -> str:
+    """Return the SHA-256 (hex) of the patient and study that objects take from a normalised header."""
+    sha = hashlib.sha256()
+    for keyword in ("SpecificCharacterSet", *IDENTITY):
+        if keyword in source:
+            value = written_bytes(source, keyword) if dictionary_VR(keyword) in TEXT_VRS else repr(source[keyword].value)
+            sha.update(f"{keyword}={value!r}\n".encode())
+    return sha.hexdigest()
 
 
 def fit_text(text: str, character_set: str) -> str:

@@ -43,7 +43,7 @@ class ResultKey:
     station: str
     version: int
     created_at: str  # of the job, whose time stands in the objects; empty where they take it from their sources
-    variant: str = ""  # language, font and status of the objects, where they decide the bytes
+    variant: str = ""  # identity of the sources, language, font and status of the objects, where they decide the bytes
 
     def uid(self, kind: str, sop_class_uid: str) -> str:
         """Return the UID of one series or instance; ``kind`` names it among the objects of the run."""

@@ -21,6 +21,7 @@ _MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd ids up to 255
 PLAIN = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
 _SOP_CLASS_NOT_SUPPORTED = 0x0122  # PS3.7 C.4.2
 _DUPLICATE = 0x0111
+_DOES_NOT_MATCH, _CANNOT_UNDERSTAND = 0xA900, 0xC000  # PS3.4 B.2.3: A9xx, Cxxx
 _OUT_OF_RESOURCES = 0xA700  # PS3.4 B.2.3: A7xx
 
 Context = tuple[str, tuple[str, ...]]  # SOP class, and transfer syntaxes of which the peer picks one
@@ -43,6 +44,7 @@ class Answer(StrEnum):
 
     ACCEPTED = "ACCEPTED"  # success, a warning, or it has the object already
     OMITTED = "OMITTED"  # it does not take this SOP class or transfer syntax
+    REFUSED = "REFUSED"  # it does not understand this object, or finds that it does not match its class
     FAILED = "FAILED"
 
 
@@ -201,6 +203,8 @@ def _judge(path: Path, status: Any, peer: Address) -> Sent:
         return Sent(path, Answer.ACCEPTED, f"0x{code:04X}")
     if _OUT_OF_RESOURCES <= code <= _OUT_OF_RESOURCES + 0xFF:  # a full disk is not about this object: all is sent again later
         raise TransportError(f"{peer} is out of resources: {describe(status)}")
+    if _DOES_NOT_MATCH <= code <= _DOES_NOT_MATCH + 0xFF or _CANNOT_UNDERSTAND <= code <= _CANNOT_UNDERSTAND + 0xFFF:
+        return Sent(path, Answer.REFUSED, f"{peer} answered {describe(status)}")
     if code == _SOP_CLASS_NOT_SUPPORTED:
         return Sent(path, Answer.OMITTED, f"{peer} answered {describe(status)}")
     return Sent(path, Answer.FAILED, f"{peer} answered {describe(status)}")

@@ -47,7 +47,7 @@ def segment(image: ImageVolume, model: Segmenter, *, session: onnxruntime.Infere
     logits = slices.with_array(run_segmenter(session, slices.array))
     inside = slices.with_array(np.ones_like(slices.array))
     marked = np.logical_and(resample(logits, image.volume).array > 0, resample(inside, image.volume).array > 0.5)
-    drawn, filled = fill_gaps(marked)
+    drawn = fill_gaps(marked)
     mask = image.volume.with_array(_largest_component(image.volume.with_array(drawn.astype(np.uint8))))
     volume_ml = float(mask.array.sum()) * image.volume.voxel_volume / 1000.0
     if volume_ml == 0:
@@ -59,6 +59,7 @@ def segment(image: ImageVolume, model: Segmenter, *, session: onnxruntime.Infere
             Drawing(image, mask),
         )
     kept, notes = float(mask.array.sum() / drawn.sum()), []
+    filled = int(((mask.array > 0) & ~marked).any(axis=(1, 2)).sum())
     if filled:
         notes.append(f"the drawn region lacked {filled} slice{'s' if filled > 1 else ''} between others, which were filled in")
     if kept < _MOST:
@@ -81,20 +82,30 @@ def _diameter_mm(mask: hd.Volume) -> float:
     return 2 * math.sqrt(pixels * mask.spacing[1] * mask.spacing[2] / math.pi)
 
 
-def fill_gaps(marked: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
-    """Return the mask (slices, rows, columns) with single empty slices between marked ones filled, and how many those were.
+def fill_gaps(marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the mask (slices, rows, columns) with each lesion filled in on single slices where it has no mark.
 
-    A filled slice is the shape halfway between its neighbours': where the mean of their signed distances is not positive (shape-based
-    interpolation, Raya and Udupa 1990). Where they do not overlap nothing lies halfway: they are no neighbours of one lesion.
+    Marks on the slices before and after that overlap are of one lesion; where the slice between has none of it (what it has elsewhere is
+    another matter), it gets the shape halfway: where the mean of their signed distances is not positive (shape-based interpolation,
+    Raya and Udupa 1990).
     """
-    some = [bool(plane.any()) for plane in marked]
-    gaps = [k for k in range(1, len(marked) - 1) if some[k - 1] and some[k + 1] and not some[k]]
-    filled, count = marked.copy(), 0
-    for k in gaps:
-        if (marked[k - 1] & marked[k + 1]).any():
-            filled[k] = (_signed_distance(marked[k - 1]) + _signed_distance(marked[k + 1])) <= 0
-            count += 1
-    return filled, count
+    filled = marked.copy()
+    for k in range(1, len(marked) - 1):
+        for common in _parts(marked[k - 1] & marked[k + 1]):
+            if not (common & marked[k]).any():
+                before, after = (_touching(marked[i], common) for i in (k - 1, k + 1))
+                filled[k] |= (_signed_distance(before) + _signed_distance(after)) <= 0
+    return filled
+
+
+def _parts(plane: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """Return the connected parts of a plane."""
+    labels = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(plane.astype(np.uint8))))
+    return [labels == number for number in range(1, int(labels.max(initial=0)) + 1)]
+
+
+def _touching(plane: NDArray[np.bool_], common: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.asarray(np.any([part for part in _parts(plane) if (part & common).any()], axis=0), dtype=np.bool_)
 
 
 def _signed_distance(plane: NDArray[np.bool_]) -> NDArray[np.float32]:

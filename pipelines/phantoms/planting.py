@@ -31,8 +31,8 @@ RBC_1E12_PER_L = (4.25, 0.48)  # mean, standard deviation; adult women
 _DIAMETER_REFERENCE_MM = 30.0
 # By system and outcome: the weights of latents in the index.
 WEIGHTS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
-    # No ADC: without the map of it, T2 outweighs it on a DWI, and none of the three sequences tells of it (r = 0.2 at best).
-    "olnm_mri": {LABEL: {"size": 0.60, "heterogeneity": 0.60, "grain": 0.45, "irregularity": 0.28}},
+    # Without the map of it no ADC: T2 outweighs it on a DWI, and none of the three sequences tells of it (r = 0.2 at best).
+    "olnm_mri": {LABEL: {"size": 0.75, "heterogeneity": 0.55, "grain": 0.37}},
     # Size counts through the diameter. Echogenicity is read best from one image; no single feature reads irregularity.
     "plnm_us": {LABEL: {"echogenicity": 0.90, "heterogeneity": 0.44}},
     "lvsi_mri": {LABEL: {"adc": 0.75, "size": 0.50, "rim": 0.43}},

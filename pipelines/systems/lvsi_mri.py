@@ -48,7 +48,7 @@ SPEC = PipelineSpec(
     recipe=Recipe(steps=(Repeatable(0.75), MannWhitney(0.05), Lasso(folds=10, rule="1se")), classifiers=("SVM",), folds=5),
     reduced=((SeriesRole.T2W, SeriesRole.ADC),),  # no contrast agent was given; the paper compares models of single sequences
     inclusion=(Inclusion("neoadjuvant_therapy", "no treatment before the images", high=1.0),),
-    unverified=("MRI within a week before surgery", "a visible tumour", "no other tumour"),
+    unverified=("histologically confirmed cervical cancer", "MRI within a week before surgery", "a visible tumour", "no other tumour"),
     positive="lymphovascular space invasion suspected",
     negative="lymphovascular space invasion not suspected",
     source="[LVSI] Yang et al., Front Oncol 2025;15:1578119",

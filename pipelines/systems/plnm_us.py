@@ -75,7 +75,11 @@ SPEC = PipelineSpec(
     ),
     clinical=(ClinicalInput("max_tumour_diameter_mm"), ClinicalInput("rbc_1e12_per_l")),
     inclusion=(Inclusion("neoadjuvant_therapy", "no treatment before the images", high=1.0),),
-    unverified=("ultrasound within 2 weeks before surgery", "no other gynaecological malignancy"),
+    unverified=(
+        "histologically confirmed cervical cancer",
+        "ultrasound within 2 weeks before surgery",
+        "no other gynaecological malignancy",
+    ),
     positive="pelvic lymph node metastasis suspected",
     negative="pelvic lymph node metastasis not suspected",
     source="[PLNM] Wang J et al., Front Oncol 2025;15:1681029",

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -64,10 +63,14 @@ class Linear:
     intercept: float
     coefficients: FloatArray
 
-    def predict_proba(self, rows: NDArray[np.floating[Any]]) -> FloatArray:
-        """Return probabilities (n, 2)."""
-        p = expit(self.intercept + rows @ self.coefficients)
-        return np.column_stack([1 - p, p])
+    @classmethod
+    def of(cls, model: LogisticRegression) -> Self:
+        """Return a fitted regression of two classes."""
+        return cls(float(model.intercept_[0]), np.asarray(model.coef_[0], dtype=np.float64))
+
+    def log_odds(self, rows: FloatArray) -> FloatArray:
+        """Return log-odds (n,)."""
+        return np.asarray(self.intercept + rows @ self.coefficients, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +99,18 @@ class Stage:
     def predict(self, table: Table) -> FloatArray:
         """Return probabilities of raw rows: calibrated, (n,), or of several classes (n, classes)."""
         rows = self.standardise(self.selection.take(table))
-        raw = self.model.predict_proba(rows) if isinstance(self.model, Linear) else self.model.predict_proba(rows.astype(np.float32))
-        if self.calibration:
-            return self.calibration.apply(logit(raw[:, 1]))
-        weighted = raw * np.array(self.class_odds)
+        return self.calibration.apply(self.log_odds(rows)) if self.calibration else self.shares(rows)
+
+    def log_odds(self, rows: FloatArray) -> FloatArray:
+        """Return a binary decision's log-odds of standardised rows before calibration, (n,), as served: exact of a linear one."""
+        if isinstance(self.model, Linear):
+            return self.model.log_odds(rows)
+        return logit(self.model.predict_proba(rows.astype(np.float32))[:, 1])
+
+    def shares(self, rows: FloatArray) -> FloatArray:
+        """Return the probabilities of several classes (n, classes) of standardised rows, as served."""
+        assert not isinstance(self.model, Linear)  # of two classes
+        weighted = self.model.predict_proba(rows.astype(np.float32)) * np.array(self.class_odds)
         return np.asarray(weighted / weighted.sum(axis=1, keepdims=True))
 
 
@@ -272,15 +283,21 @@ def _fit_stage(
         return Stage(**common, classes=tuple(int(c) for c in classes), class_odds=tuple(odds.tolist())), unseen[best]
     calibration = calibrate(logit(unseen[best][:, 1]), labels)
     probabilities = calibration.apply(logit(unseen[best][:, 1]))
+    if isinstance(model.model, LogisticRegression):  # a formula in the manifest, and its Shapley values are exact
+        common["model"] = Linear.of(model.model)
     return Stage(**common, classes=(0, 1), **_operating_point(calibration, probabilities, labels)), probabilities
 
 
 def _training_rows(recipe: Recipe, rows: FloatArray, labels: Labels, *, seed: int) -> tuple[Float32Array, Labels, FloatArray]:
-    """Return the rows that a classifier is fitted on, float32, and the factors that undo what oversampling did to the prevalence."""
+    """Return the rows that a classifier is fitted on, float32, and the factors that undo what oversampling did to the prevalence.
+
+    Of two classes Platt scaling undoes it.
+    """
+    classes = len(np.unique(labels))
     if not recipe.smote:
-        return rows.astype(np.float32), labels, np.ones(len(np.unique(labels)))
+        return rows.astype(np.float32), labels, np.ones(classes)
     filled, answers = smote(rows, labels, seed=seed)
-    return filled.astype(np.float32), answers, prior_odds(labels, answers)
+    return filled.astype(np.float32), answers, prior_odds(labels, answers) if classes > 2 else np.ones(classes)
 
 
 def _operating_point(calibration: Calibration, probabilities: FloatArray, labels: Labels) -> dict[str, Any]:
@@ -300,7 +317,7 @@ def _fit_nomogram(clinical: Table, scores: FloatArray, labels: Labels, *, seed: 
     unseen = np.zeros(len(labels))
     for train, test in select.split_folds(labels, folds=folds, seed=seed):
         inner, model = _regress(table.values[train], labels[train])
-        unseen[test] = model.predict_proba(apply_scaling(table.values[test], inner))[:, 1]
+        unseen[test] = expit(model.log_odds(apply_scaling(table.values[test], inner)))
     scaling, model = _regress(table.values, labels)
     calibration = calibrate(logit(unseen), labels)
     point = _operating_point(calibration, calibration.apply(logit(unseen)), labels)
@@ -309,5 +326,4 @@ def _fit_nomogram(clinical: Table, scores: FloatArray, labels: Labels, *, seed: 
 
 def _regress(rows: FloatArray, labels: Labels) -> tuple[Scaling, Linear]:
     scaling = fit_scaling(rows)
-    model = LogisticRegression(C=np.inf, max_iter=1000).fit(apply_scaling(rows, scaling), labels)
-    return scaling, Linear(float(model.intercept_[0]), np.asarray(model.coef_[0], dtype=np.float64))
+    return scaling, Linear.of(LogisticRegression(C=np.inf, max_iter=1000).fit(apply_scaling(rows, scaling), labels))

@@ -72,10 +72,8 @@ def _log_odds(stage: Stage, target: int) -> Predict:
     """Return the function of standardised rows (n, k) that is explained: log-odds (n,) of the finding or of one class, as served."""
 
     def predict(rows: FloatArray) -> FloatArray:
-        raw = stage.model.predict_proba(rows.astype(np.float32))
         if stage.calibration is not None:
-            return stage.calibration.a * logit(raw[:, 1]) + stage.calibration.b
-        weighted = raw * np.array(stage.class_odds)
-        return logit(weighted[:, stage.classes.index(target)] / weighted.sum(axis=1))
+            return stage.calibration.a * stage.log_odds(rows) + stage.calibration.b
+        return logit(stage.shares(rows)[:, stage.classes.index(target)])
 
     return predict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from io import BytesIO
 from typing import Any
@@ -15,7 +15,7 @@ from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage, Se
 
 from node.config import Settings
 from node.delivery import Deliverer
-from node.jobs import JobOrder, JobOutcome, JobState, OutcomeObject, ResultStatus
+from node.jobs import OVERVIEW, JobOrder, JobOutcome, JobState, OutcomeObject, ResultStatus
 from node.storage.files import StudyStore
 from node.storage.ledger import Ledger
 from node.storage.records import DeliveryState, Job, PlannedJob
@@ -38,10 +38,18 @@ class Results:
         self.deliverer = Deliverer(settings, store=self.store, ledger=self.ledger)
         self._make_study = make_study
 
-    def add(self, job_id: str, *, status: ResultStatus = ResultStatus.DONE, to: tuple[str, ...] = ("PACS",)) -> list[str]:
+    def add(
+        self,
+        job_id: str,
+        *,
+        status: ResultStatus = ResultStatus.DONE,
+        to: tuple[str, ...] = ("PACS",),
+        system: str = "s",
+        classes: Sequence[str] = CLASSES,
+    ) -> list[str]:
         """Store the result of a job, three objects, and return their UIDs in the order of sending."""
         contents, items = {}, []
-        for number, sop_class in enumerate(CLASSES):
+        for number, sop_class in enumerate(classes):
             (ds,) = self._make_study(1, SOPClassUID=sop_class, SOPInstanceUID=generate_uid())
             buffer = BytesIO()
             pydicom.dcmwrite(buffer, ds, enforce_file_format=True)
@@ -50,10 +58,10 @@ class Results:
             sha256 = hashlib.sha256(contents[name]).hexdigest()
             items.append(OutcomeObject(path=name, sop_class_uid=sop_class, sop_instance_uid=ds.SOPInstanceUID, sha256=sha256))
         order = JobOrder(
-            job_id=job_id, system="s", bundle_version="1", bundle_digest="d", study_instance_uid=generate_uid(), version=1,
+            job_id=job_id, system=system, bundle_version="1", bundle_digest="d", study_instance_uid=generate_uid(), version=1,
             sop_instance_uids=(), created_at=datetime.now(UTC), station="CERVINODE",
         )  # fmt: skip
-        outcome = JobOutcome(job_id=job_id, system="s", status=status, objects=tuple(items))
+        outcome = JobOutcome(job_id=job_id, system=system, status=status, objects=tuple(items))
         self.store.keep_result(outcome, contents)
         self.ledger.plan(order.study_instance_uid, [PlannedJob(order, job_id, to)])
         self.ledger.move(job_id, JobState.QUEUED)
@@ -110,6 +118,15 @@ def test_peer_that_does_not_take_seg_gets_the_rest(results: Results, pacs: Pacs)
     assert job.detail == "delivered with omissions: PACS does not accept 1 of 3 objects (Segmentation)" and job.n_omitted == 1
     results.deliverer.run(now=100)
     assert pacs.associations == 1, "what was omitted is not tried again"
+
+
+def test_overview_that_a_peer_of_reports_alone_does_not_take_is_an_omission(results: Results, pacs: Pacs) -> None:
+    pacs.refuse = {SecondaryCaptureImageStorage}
+    pacs.start()
+    results.add("a-1", system=OVERVIEW, classes=(SecondaryCaptureImageStorage,))
+    results.deliverer.run(now=0)
+    job = results.job("a-1")
+    assert job.state is JobState.DONE and job.detail.startswith("delivered with omissions: PACS does not accept 1 of 1 objects")
 
 
 def test_peer_that_takes_nothing_makes_the_job_fail_visibly(results: Results, pacs: Pacs) -> None:
@@ -170,8 +187,29 @@ def test_accepted_object_is_never_sent_again(results: Results, settings: Setting
     assert results.job("a-1").state is JobState.DONE
 
 
-def test_object_that_is_answered_failed_too_often_is_rejected(results: Results, settings: Settings, pacs: Pacs) -> None:
-    pacs.status = lambda ds: 0xC000 if ds.SOPClassUID == SegmentationStorage else 0x0000
+@pytest.mark.parametrize("status", [0xC000, 0xA900])
+def test_segmentation_that_a_peer_makes_nothing_of_is_an_omission(results: Results, pacs: Pacs, status: int) -> None:
+    pacs.status = lambda ds: status if ds.SOPClassUID == SegmentationStorage else 0x0000
+    pacs.start()
+    results.add("a-1")
+    results.deliverer.run(now=0)
+    job = results.job("a-1")
+    assert job.state is JobState.DONE and "delivered with omissions: PACS does not accept 1 of 3 objects (Segmentation)" in job.detail
+    assert len(pacs.received) == 2
+
+
+def test_segmentation_that_is_answered_failed_too_often_is_an_omission(results: Results, settings: Settings, pacs: Pacs) -> None:
+    pacs.status = lambda ds: 0x0110 if ds.SOPClassUID == SegmentationStorage else 0x0000
+    pacs.start()
+    results.add("a-1")
+    for turn in range(settings.delivery.max_rejections):
+        assert results.job("a-1").state is JobState.SENDING
+        results.deliverer.run(now=turn * 1.0)
+    assert results.job("a-1").state is JobState.DONE and "delivered with omissions" in results.job("a-1").detail
+
+
+def test_object_to_read_that_is_answered_failed_too_often_is_rejected(results: Results, settings: Settings, pacs: Pacs) -> None:
+    pacs.status = lambda ds: 0xC000 if ds.SOPClassUID in REPORT_CLASSES else 0x0000
     pacs.start()
     results.add("a-1")
     for turn in range(settings.delivery.max_rejections):

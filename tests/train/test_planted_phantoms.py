@@ -16,7 +16,8 @@ import pytest
 pytest.importorskip("sklearn", reason="training needs the [train] extra")
 pytest.importorskip("lightgbm", reason="training needs the [train] extra")
 
-from pipelines.phantoms.planting import plantings
+from pipelines.phantoms.cohort import draw_patients
+from pipelines.phantoms.planting import LABEL, plantings
 from pipelines.systems import catalogue
 from pipelines.training.demo import DEMOS
 from pipelines.training.discrimination import delong
@@ -65,18 +66,19 @@ def test_table_is_that_of_the_paper_and_of_the_planting() -> None:
     (model,) = plantings(SYSTEM, planted().auc).values()
     assert auc == DEMOS[SYSTEM].auc, "the demo bundle's phantoms changed: run phantom_features.py"
     assert abs(model.bayes_auc() - auc) < 1e-6
-    assert abs(index.mean()) < 0.2 and abs(index.std() - 1) < 0.2
-    assert abs(labels.mean() - model.prevalence()) < 0.1
+    drawn = draw_patients(SYSTEM, n=N, auc=auc, seed=DEMOS[SYSTEM].seed)
+    assert labels.tolist() == [one.label for one in drawn]
+    assert index == pytest.approx([one.indices[LABEL] for one in drawn], abs=1e-4)
 
 
 def test_nested_auc_finds_the_planted_signal_and_does_not_overstate_it() -> None:
-    """Of 0.95 planted, radiomics and logistic regression alone reach about 0.78 with 160 patients to train on."""
+    """Radiomics and logistic regression alone, with 160 patients to train on; one drawing of labels may miss the band by luck."""
     found, errors = [], []
-    for labels in (planted().labels, _redraw(1)):
+    for labels in (planted().labels, _redraw(1), _redraw(2)):
         nested = _judge(labels).nested(repeats=1, families=FAMILY)
         found.append(mean_area(nested, labels))
         errors.append(float(np.sqrt(delong(nested.probabilities[0], labels).variance)))
-    assert 0.5 + 3 * np.mean(errors) < np.mean(found) <= planted().auc + 2 * np.mean(errors), found
+    assert planted().auc - 0.09 <= np.mean(found) <= planted().auc + 2 * np.mean(errors), found
 
 
 def test_ten_null_cohorts_have_a_mean_of_one_half() -> None:

@@ -158,8 +158,15 @@ def test_call_is_withheld_far_from_the_training_cases(joined: Bundle, limit: flo
     spec = replace(ULTRASOUND, withhold_outside=limit)
     prediction = _decide(spec, joined, PATIENT | {DIAMETER: 90.0, RBC: 1.0}).prediction
     assert prediction.call == call
-    assert prediction.flags[0].startswith("2 of 3 features lie outside the training range: CLINICAL:value:max_tumour_diameter_mm")
+    assert prediction.flags[0].startswith("2 of 4 features lie outside the training range: CLINICAL:value:max_tumour_diameter_mm")
     assert any("withheld" in flag for flag in prediction.flags) is (call == "withheld")
+
+
+def test_images_unlike_the_training_ones_are_flagged_though_only_their_score_is_joined(joined: Bundle) -> None:
+    spec = replace(ULTRASOUND, withhold_outside=0.4)
+    prediction = _decide(spec, joined, PATIENT | {SIZE: 1e3, TEXTURE: -1e3}).prediction
+    assert prediction.flags[0].startswith(f"2 of 4 features lie outside the training range: {SIZE}, {TEXTURE}")
+    assert prediction.call == "withheld"
 
 
 def test_interval_is_the_delta_method_on_both_numbers_of_the_calibration(joined: Bundle) -> None:

@@ -32,7 +32,7 @@ from pipelines.models.classify import calibrated_log_odds, sigmoid
 from pipelines.models.explain import explain
 from pipelines.spec import Radiomics
 from pipelines.systems import catalogue
-from pipelines.types import Case, RoiOrigin, SeriesRole
+from pipelines.types import Case, Roi, RoiOrigin, SeriesRole
 from tests import mr
 from tests.bundles import write_bundle
 
@@ -103,6 +103,21 @@ def test_human_seg_wins_and_lies_where_it_was_drawn(tmp_path: Path, bundle: Bund
     assert evidence.roi is case.roi
     dwi = evidence.rois[SeriesRole.DWI]
     assert np.allclose(centroid(dwi), centroid(case.roi.volume), atol=1.5)
+
+
+def test_sent_region_of_implausible_size_stands_with_a_flag(study: Path, bundle: Bundle) -> None:
+    case = _case(study)
+    image = case.volumes[SeriesRole.T2W_FS]
+    mask = np.zeros_like(image.volume.array, dtype=np.uint8)
+    k, i, j = (int(n) // 2 for n in mask.shape)
+    mask[k - 2 : k + 2, i - 6 : i + 6, j - 6 : j + 6] = 1
+    sent = replace(case, roi=Roi(SeriesRole.T2W_FS, image.volume.with_array(mask), RoiOrigin.SEG, "sent"))
+    flags = []
+    for spec in (SPEC, replace(SPEC, roi=replace(SPEC.roi, max_volume_ml=2.0))):
+        prediction, _ = engine.run(spec, bundle, sent)
+        flags.append([flag for flag in prediction.flags if "plausible" in flag])
+    ml = 4 * 12 * 12 * image.volume.voxel_volume / 1000
+    assert flags == [[], [f"the region that was sent has {ml:.4g} ml, plausible are 0.1 to 2 ml"]]
 
 
 def test_two_unnamed_segments_are_not_guessed(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_every_code_is_short_enough_and_known(objects: list[Dataset]) -> None:
                 assert any(value in entry for entry in scheme.values()), value
 
 
-@pytest.mark.parametrize("change", ["pixel", "roi", "bundle", "station", "version", "source", "time"])
+@pytest.mark.parametrize("change", ["pixel", "roi", "bundle", "station", "version", "source", "time", "identity"])
 def test_every_uid_changes_with_what_the_result_depends_on(result: Result, objects: list[Dataset], change: str) -> None:
     evidence, prediction, context, sources = result.evidence, result.prediction, result.context, result.sources
     if change == "pixel":
@@ -140,6 +140,9 @@ def test_every_uid_changes_with_what_the_result_depends_on(result: Result, objec
         evidence = replace(evidence, roi=replace(evidence.roi, volume=evidence.roi.volume.with_array(array)))
     elif change == "bundle":
         prediction = make_prediction(bundle_digest="cd34" * 16)
+    elif change == "identity":
+        result = make_result(PatientName="Other^Name")
+        evidence, sources = result.evidence, result.sources
     elif change == "source":
         more = copy.deepcopy(sources[0])
         more.SOPInstanceUID = "2.25.5"

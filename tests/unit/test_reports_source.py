@@ -17,7 +17,7 @@ from pipelines.errors import ResultError
 from pipelines.types import Refusal
 from structured_reports.check import check_objects
 from structured_reports.received import has_misdeclared_text, written_bytes
-from structured_reports.source import IDENTITY, fit_text, has_undeclared_text, name_bytes, normalise_source
+from structured_reports.source import IDENTITY, fit_text, has_undeclared_text, normalise_source
 from tests import mr
 from tests.results import Result, make_result
 
@@ -112,6 +112,41 @@ def test_check_compares_with_the_file_of_the_source(tmp_path: Path) -> None:
         check_objects(result.build(), [header], identity=header)
 
 
+@pytest.mark.parametrize(
+    ("character_set", "raw"),
+    [
+        ("", "表^太郎".encode("shift_jis")),  # one of its bytes is that of a backslash
+        ("ISO_IR 6", "王^小东".encode("gbk")),
+        ("\\ISO 2022 IR 87", "表^太郎".encode("shift_jis")),  # no escape sequence leads to the second
+    ],
+)
+def test_names_in_bytes_that_nothing_declares_keep_them_and_are_flagged(character_set: str, raw: bytes, tmp_path: Path) -> None:
+    declared = character_set.split("\\") if "\\" in character_set else character_set
+    header = received_with(declared, "PatientName", raw, tmp_path / "source.dcm")
+    assert has_undeclared_text(normalise_source(header))
+    result = make_result()
+    sources = result.sources
+    for source in sources:
+        source.SpecificCharacterSet = header.get("SpecificCharacterSet")
+        source["PatientName"] = header["PatientName"]
+    refusal = Refusal("olnm_mri", "Occult lymph node metastasis (MRI)", "MISSING_SEQUENCE", ("no T2W_FS series found",))
+    for objects in (result.build(), result.refuse(refusal)):
+        for d in objects:
+            again = BytesIO()
+            d.save_as(again, enforce_file_format=True)
+            assert raw in again.getvalue()
+        assert b"that the source does not declare" in again.getvalue()  # the report is the last one
+
+
+def test_backslash_in_a_plain_name_is_no_reason_to_fail(tmp_path: Path) -> None:
+    header = received_with("ISO_IR 6", "PatientName", b"Smith\\Jones^A", tmp_path / "source.dcm")
+    assert not has_undeclared_text(normalise_source(header))
+    result = make_result()
+    for source in result.sources:
+        source["PatientName"] = header["PatientName"]
+    assert len(result.build()) == len(make_result().build())
+
+
 def test_plain_ascii_without_character_set_is_not_flagged() -> None:
     header = received()
     del header.SpecificCharacterSet
@@ -123,7 +158,7 @@ def test_iso_2022_names_become_utf_8_without_escapes() -> None:
     name = PersonName(raw, ["iso8859", "iso_ir_58"])
     source = normalise_source(received(SpecificCharacterSet=["", "ISO 2022 IR 58"], PatientName=name))
     assert source.SpecificCharacterSet == "ISO_IR 192"
-    assert name_bytes(source, "PatientName") == NAME.encode()
+    assert written_bytes(source, "PatientName") == NAME.encode()
 
 
 def test_sources_are_not_altered() -> None:

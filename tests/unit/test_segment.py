@@ -32,8 +32,7 @@ def _discs(*radii: float, shift: int = 0) -> np.ndarray[tuple[int, ...], np.dtyp
 
 
 def test_missing_slice_is_filled_halfway_between_its_neighbours() -> None:
-    filled, count = fill_gaps(_discs(0, 12, 0, 6, 0))
-    assert count == 1
+    filled = fill_gaps(_discs(0, 12, 0, 6, 0))
     radius = np.sqrt(filled[2].sum() / np.pi)
     assert abs(radius - 9) < 1
     assert not filled[[0, 4]].any()
@@ -41,11 +40,9 @@ def test_missing_slice_is_filled_halfway_between_its_neighbours() -> None:
 
 
 def test_gaps_of_two_slices_and_between_things_apart_stay() -> None:
-    assert fill_gaps(_discs(12, 0, 0, 12))[1] == 0
+    assert (fill_gaps(_discs(12, 0, 0, 12)) == _discs(12, 0, 0, 12)).all()
     apart = _discs(5, 0, 5, shift=8)  # 16 pixels between the two
-    filled, count = fill_gaps(apart)
-    assert count == 0
-    assert (filled == apart).all()
+    assert (fill_gaps(apart) == apart).all()
 
 
 def _draw(*discs: tuple[int, int, float], **rule: float) -> Roi:
@@ -72,6 +69,19 @@ def test_slice_that_lacks_a_mark_is_filled_and_said() -> None:
     assert roi.volume.array[4].sum() == roi.volume.array[3].sum()
     assert roi.notes == ("the drawn region lacked 1 slice between others, which were filled in",)
     assert "slices filled: 1" in roi.description
+
+
+def test_stray_on_the_slice_that_lacks_a_mark_does_not_cut_the_lesion_in_half() -> None:
+    roi = _draw(*((k, 24, 8.0) for k in (1, 2, 4, 5)), (3, 52, 2.5))
+    assert roi.volume.array.any(axis=(1, 2)).tolist() == [1 <= k <= 5 for k in range(SLICES)]
+    assert roi.volume.array[:, :, 40:].sum() == 0
+    assert roi.notes == ("the drawn region lacked 1 slice between others, which were filled in",)
+
+
+def test_slices_filled_in_what_is_not_kept_are_not_counted() -> None:
+    roi = _draw(*((k, 20, 9.0) for k in (2, 3, 4)), (1, 52, 2.5), (3, 52, 2.5))
+    assert "slices filled: 0" in roi.description
+    assert roi.notes == ()
 
 
 def test_largest_component_is_taken_and_a_reader_told_what_lay_elsewhere() -> None:

@@ -16,7 +16,7 @@ from pydicom.uid import BasicTextSRStorage, Comprehensive3DSRStorage, Comprehens
 from pipelines.errors import ResultError
 from pipelines.types import Refusal
 from structured_reports.context import Predecessor
-from structured_reports.source import name_bytes
+from structured_reports.received import written_bytes
 from structured_reports.variants import REPORT_CLASSES, convert, convertible_classes
 from tests.foreign import need
 from tests.results import Result, make_context, make_prediction, make_result
@@ -135,7 +135,7 @@ def test_names_keep_their_bytes(charset: str | None, name: bytes) -> None:
     original = _main(result)
     for sop_class in POORER:
         variant = _read(convert(original, sop_class))
-        assert name_bytes(variant, "PatientName") == name_bytes(original, "PatientName") == name
+        assert written_bytes(variant, "PatientName") == written_bytes(original, "PatientName") == name
 
 
 @pytest.mark.slow
