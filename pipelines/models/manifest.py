@@ -190,7 +190,7 @@ class Training(_Frozen):
         default_factory=dict, description="by sequence and DICOM keyword, the least and the largest value of the patients"
     )
     nested_auc_interval: tuple[float, float] | None = Field(default=None, description="at 95 %, of probabilities averaged over repeats")
-    permuted_aucs: tuple[float, ...] = Field(default=(), description="of the whole recipe, one per shuffling of the labels")
+    permuted_aucs: tuple[float, ...] = Field(default=(), description="of the recipe, from selection on, one per shuffling of the labels")
     candidate_features: int = Field(default=0, description="how many features and clinical values the recipe could choose from")
     candidate_features_sha256: str | None = Field(default=None, description="over their names in order, joined by line feeds, UTF-8")
 

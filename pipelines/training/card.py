@@ -16,7 +16,7 @@ _METRICS = {
     "nested_sensitivity": "sensitivity at the fold's own threshold, nested",
     "nested_specificity": "specificity at the fold's own threshold, nested",
     "apparent_auc": "AUC on the training rows themselves (optimistic by nature)",
-    "permuted_auc": "mean AUC of the whole recipe on shuffled labels (ought to be 0.5, or a little less)",
+    "permuted_auc": "mean AUC of the recipe, from selection on, on shuffled labels (ought to be 0.5, or a little less)",
     "permuted_auc_explained": "how low it may fall: AUC of knowing only how common the label is, in the same folds",
     LIE_DETECTOR: "1: shuffled labels gave what chance and folds explain; 0: INVALID, they did not",
     "size_only_auc": "AUC of the roi's size alone",

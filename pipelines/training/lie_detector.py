@@ -29,7 +29,7 @@ def detect(areas: FloatArray, *, chance: float, explained: float = 0.5) -> LieDe
     below = f"falls below {explained:.3f}, further than knowing nothing explains: labels reach it the wrong way round"
     finds = fault if interval.low > 0.5 else below if interval.high < explained else "finds nothing, as it should"
     valid = interval.low <= 0.5 and interval.high >= explained
-    words = f"On {len(areas)} shufflings of the labels the whole recipe {finds}."
+    words = f"On {len(areas)} shufflings of the labels the recipe, from selection to classifier, {finds}."
     return LieDetector(tuple(areas.tolist()), mean, interval, valid, words, explained)
 
 

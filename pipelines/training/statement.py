@@ -108,7 +108,9 @@ def describe_network(net: Net, file: str, role: SeriesRole, block: Cnn, plan: Pl
     view = block.view
     channels, cube = 3 if isinstance(view, Triplets) else 1, isinstance(view, Cube)
     shape = (-1, channels, *[view.size] * (3 if cube else 2))
-    start = f"from {plan.weights.name}" if plan.weights else "from scratch"
+    start = "from scratch"
+    if plan.weights:
+        start = f"from {plan.weights.name} (sha256 {hashlib.sha256(plan.weights.read_bytes()).hexdigest()})"
     seen = "the cohort that the classifier never saw" if patients.division.disjoint else "the cohort, cross-fitted for the classifier"
     how = f"trained {start} on {len(patients.division.networks)} patients of {seen}"
     if plan.frozen:

@@ -73,6 +73,20 @@ def test_segmenter_graph_equals_torch_with_attention_at_work(tmp_path: Path, poo
     assert np.abs(run_segmenter(open_session(tmp_path / "s.onnx"), slices[:, 0]) - expected).max() <= 1e-5
 
 
+def test_segmenter_of_the_papers_size_serves_what_torch_computes(tmp_path: Path) -> None:
+    """[CRFE]: 256 x 256 pixels, 256 units; attention among all 64 x 64 places of its bottom."""
+    torch.manual_seed(0)
+    net = Crfe().eval()
+    with torch.no_grad():
+        net.attend.gamma.fill_(0.3)
+    slices = np.random.default_rng(0).normal(size=(2, 1, 256, 256)).astype(np.float32)
+    assert export_network(net, tmp_path / "s.onnx", slices, outputs=("logits",)).max_abs_difference <= 1e-5
+    with torch.no_grad():
+        expected = net(torch.from_numpy(slices))[:, 0].numpy()
+    found = run_segmenter(open_session(tmp_path / "s.onnx"), slices[:, 0])
+    assert found.shape == (2, 256, 256) and np.abs(found - expected).max() <= 1e-5
+
+
 def test_graph_that_differs_is_refused(tmp_path: Path) -> None:
     class Counter(torch.nn.Module):  # type: ignore[misc]
         calls = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import re
 import shutil
@@ -311,7 +312,8 @@ def test_late_fusion_from_given_weights_on_patients_of_a_site(site_cohort: Path,
     manifest = bundle.manifest
     assert (manifest.status, manifest.training.data) == (BundleStatus.RESEARCH, "site")
     assert manifest.training.sites == ("A", "B")
-    assert manifest.cnns[0].weights.startswith("trained from given.pth on 14 patients")
+    given = hashlib.sha256((tmp_path / "given.pth").read_bytes()).hexdigest()
+    assert manifest.cnns[0].weights.startswith(f"trained from given.pth (sha256 {given}) on 14 patients")
     assert manifest.score is not None
     assert manifest.imaging_only == manifest.score
     assert [f.name for f in manifest.score.features] == ["CE_T1W:cnn:dl"]

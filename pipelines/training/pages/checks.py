@@ -30,10 +30,12 @@ def lie_detector(o: Outcome) -> Markup:
         return section("Lie detector", paragraph("Not run: nobody knows whether the recipe finds signals where there are none."))
     verdict = mark("yes", "valid") if found.valid else mark("no", "INVALID")
     words = (
-        "The labels were shuffled among the patients and the whole recipe was run on them, twice with all its classifiers, then with the "
-        "first. Whatever it finds is not there. A recipe that finds nothing learns how common the finding is in its training patients; a "
-        "fold with more cases than its share leaves fewer to train on, so its patients are given less, and the AUC comes out below 0.5: "
-        f"{number(found.explained)} in these folds. INVALID: the interval of the mean lies above 0.5, or below that."
+        "The labels were shuffled among the patients and the recipe was run on them, from selection on, twice with all its classifiers, "
+        "then with the first; networks that no judged patient took part in training are not trained again. Whatever it finds is not there. "
+        "A recipe that finds nothing learns how common the finding is in its training patients; a fold with more cases than its share "
+        "leaves fewer to train on, so its patients are given less, and the AUC comes out below 0.5: "
+        f"{number(found.explained)} in these folds. INVALID: the interval of the mean lies above 0.5, or below that. A patient who stands "
+        "in the table twice is not found like this: what the files say of who is who is compared before anything is trained."
     )
     lines = paragraph(verdict, " ", found.words, f" Mean AUC {number(found.mean)} {bounds(found.interval)}, {found.interval.method}.")
     return section("Lie detector", lines, _draw_dots(found, o.nested_auc), paragraph(words, kind="note"))
