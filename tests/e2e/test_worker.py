@@ -122,6 +122,18 @@ def test_job_in_the_hands_of_another_worker_is_left_alone(bench: Bench) -> None:
     assert bench.store.outcome(order.job_id) is None
 
 
+def test_shared_segmentation_that_was_damaged_on_disk_is_not_sent_unseen(bench: Bench) -> None:
+    order = bench.order()
+    first = bench.run(order)
+    (seg,) = (d for d in bench.objects(first) if d.Modality == "SEG")
+    path = bench.store.root / "shared" / f"{seg.SOPInstanceUID}.dcm"
+    path.write_bytes(path.read_bytes()[:-1000] + bytes(1000))
+    again = bench.run(order.model_copy(update={"job_id": f"{order.job_id}-again", "version": 2}))
+    assert (again.status, again.code) == (ResultStatus.FAILED, "RESULT")
+    assert str(seg.SOPInstanceUID) in again.reasons[0]
+    assert [d.Modality for d in bench.objects(again)] == ["OT", "SR"]
+
+
 def _lose_a_slice(datasets: list[Dataset]) -> None:
     del datasets[5]
 
