@@ -30,6 +30,7 @@ from pipelines.training.operating_point import OperatingPoint, operating_point
 from pipelines.training.several import WITHHELD, questions
 from pipelines.types import FloatArray
 
+IMAGES = "Images, without clinical values"
 _SIZES = ("[ml]", "[mm]", "[mm2]")
 _NOT_STATED = "not stated"
 _EACH = 2  # of either class, for an area with a variance
@@ -48,7 +49,7 @@ def judge_finding(name: str, patients: Sequence[PatientRow], *, seed: int, resam
         operating_point=judge_calls(patients),
         calibration=calibration(p, y, external=True, resamples=resamples, seed=seed),
         decision_curve=decision_curve(p, y),
-        baselines=size_baselines(patients),
+        baselines=baselines(patients),
         groups=group_tables(patients),
     )
 
@@ -72,11 +73,17 @@ def class_columns(patients: Sequence[PatientRow], known: Sequence[int]) -> tuple
     return p, columns(patients)[1], calls.astype(np.int64)
 
 
-def size_baselines(patients: Sequence[PatientRow]) -> tuple[Baseline, ...]:
-    """Return every length, area or volume that all patients have, as a score of its own, with the model tested against it."""
+def baselines(patients: Sequence[PatientRow]) -> tuple[Baseline, ...]:
+    """Return what may do as well, as scores of their own with the model tested against each.
+
+    Every length, area or volume that all patients have, and the images without clinical values where the model joins these.
+    """
     p, y = columns(patients)
     names = [name for name in patients[0].measurements if name.endswith(_SIZES) and all(name in x.measurements for x in patients)]
     sizes = [np.array([x.measurements[name] for x in patients]) for name in names]
+    alone = [x.alone for x in patients if x.alone is not None]
+    if len(alone) == len(patients):
+        names, sizes = [*names, IMAGES], [*sizes, np.array(alone)]
     tests = [compare_paired(p, size, y) for size in sizes]
     family = [t.p for t in tests if t.p is not None]
     holm, bonferroni = iter(adjust_holm(family)), iter(adjust_bonferroni(family))

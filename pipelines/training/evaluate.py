@@ -262,6 +262,7 @@ def _patient(answer: Answer, outcome: Judged) -> PatientRow:
         classes=outcome.classes,
         plausible=outcome.plausible,
         interval=outcome.interval,
+        alone=outcome.alone,
     )
 
 

@@ -99,6 +99,7 @@ class PatientRow:
     classes: dict[int, float] = field(default_factory=dict)
     plausible: tuple[int, ...] = ()  # labels in the conformal set
     interval: tuple[float, float] | None = None  # bounds of the probability, of the calibration's own fit
+    alone: float | None = None  # the probability by images alone, where clinical values had a part in the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +114,9 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A measure of size alone as the score, and the model against it: ``comparison.difference`` is model minus size.
+    """A measure of size, or the images alone, as the score, and the model against it: ``comparison.difference`` is model minus that.
 
-    ``p_holm`` and ``p_bonferroni`` are adjusted for all measures of size that were compared.
+    ``p_holm`` and ``p_bonferroni`` are adjusted for all that were compared.
     """
 
     name: str

@@ -88,12 +88,12 @@ def _flow(e: Evaluation) -> Iterator[str]:
 
 def _baseline(b: Baseline) -> Iterator[str]:
     test = b.comparison
-    yield f"size alone         {b.auc.value:.3f} {_interval(b.auc.interval)} {b.name}"
+    yield f"alone              {b.auc.value:.3f} {_interval(b.auc.interval)} {b.name}"
     if test.p is None or test.statistic is None or b.p_holm is None:
-        yield f"  model minus size {test.difference:+.3f}; no test, an area is 0 or 1"
+        yield f"  model minus that {test.difference:+.3f}; no test, an area is 0 or 1"
     else:
         p = f"p {_p(test.p)}, Holm {_p(b.p_holm)}"
-        yield f"  model minus size {test.difference:+.3f} {_interval(test.interval)}, Z {test.statistic:.2f}, {p} (paired DeLong)"
+        yield f"  model minus that {test.difference:+.3f} {_interval(test.interval)}, Z {test.statistic:.2f}, {p} (paired DeLong)"
 
 
 def _calls(point: OperatingPoint | None, rule: str) -> Iterator[str]:

@@ -28,7 +28,7 @@ from pipelines.training.extract import study_files
 from pipelines.training.identity import Identity, identify
 from pipelines.types import Case, Evidence, Prediction, as_float
 
-_VERSION = "4"  # part of every key; raised when the serving code changes what it returns
+_VERSION = "5"  # part of every key; raised when the serving code changes what it returns
 _REPORT_EVERY = 10  # patients
 PHANTOM = "SYNTHETIC PHANTOM"  # Image Comments (0020,4000) of every phantom image
 
@@ -37,7 +37,8 @@ PHANTOM = "SYNTHETIC PHANTOM"  # Image Comments (0020,4000) of every phantom ima
 class Judged:
     """What a bundle said of one patient. ``measurements`` are by name and unit, as ``Volume [ml]``; ``classes`` by number, if several.
 
-    ``plausible`` are the labels in the conformal set, ``interval`` the bounds of the probability.
+    ``plausible`` are the labels in the conformal set, ``interval`` the bounds of the probability, ``alone`` is the probability by images
+    alone where clinical values had a part in the other.
     """
 
     probability: float
@@ -54,6 +55,7 @@ class Judged:
     identity: Identity
     plausible: tuple[int, ...]
     interval: tuple[float, float] | None
+    alone: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,11 @@ def _judge(row: CohortRow, *, opened: Callable[[], tuple[PipelineSpec, Bundle]],
         file = cache_folder / f"{hashlib.sha256(f'{_VERSION} {digest} {study_digest} {stated}'.encode()).hexdigest()}.json"
         if not file.exists():
             case = _read_case(row, paths, spec)
-            _write(file, _summarise(spec, case, *engine.run(spec, bundle, case)))
+            judged = _summarise(spec, case, *engine.run(spec, bundle, case))
+            if bundle.imaging_only and case.clinical:  # what was extracted is shared
+                alone, _ = engine.run(spec, bundle, replace(case, clinical={}))
+                judged = replace(judged, alone=alone.probability)
+            _write(file, judged)
     except (InputError, InferenceError) as error:
         return Answer(row, study_digest, Refused(error.code, str(error)))
     except OSError as error:
@@ -169,6 +175,7 @@ def _summarise(spec: PipelineSpec, case: Case, prediction: Prediction, evidence:
         identity=identify(case, spec.required),
         plausible=tuple(_label(spec, answer) for answer in prediction.plausible),
         interval=prediction.interval,
+        alone=None,
     )
 
 

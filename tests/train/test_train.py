@@ -34,6 +34,7 @@ from pipelines.training.agreement import icc
 from pipelines.training.answers import Answers
 from pipelines.training.cohort import read_cohort
 from pipelines.training.embed import CrossFitted, Networks, statuses
+from pipelines.training.evaluate import evaluate
 from pipelines.training.evaluation import read_evaluation
 from pipelines.training.extract import ExtractedFile, extract_cohort, read_case, study_files
 from pipelines.training.fit import Schedule
@@ -48,7 +49,7 @@ from pipelines.training.select import Labels
 from pipelines.training.table import Rows, Table
 from pipelines.training.train import Trained, train
 from pipelines.types import BundleStatus, RoiOrigin
-from tests.train.cohorts import OWN, SYSTEM, TINY, write_cohort, write_system
+from tests.train.cohorts import OWN, SYSTEM, TINY, write_cohort, write_system, write_table
 
 pytestmark = [pytest.mark.train, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -333,6 +334,20 @@ def test_late_fusion_from_given_weights_on_patients_of_a_site(site_cohort: Path,
     assert [line.name for line in evidence.nomogram] == [SCORE, NODE]
     total = evidence.base_log_odds + sum(c.log_odds for c in evidence.contributions)
     assert 1 / (1 + np.exp(-total)) == pytest.approx(told.probability, abs=1e-9)
+
+
+def test_evaluation_compares_with_what_the_bundle_says_without_clinical_values(trained: Trained, cohort: Path, tmp_path: Path) -> None:
+    rows = read_cohort(cohort)[:24]
+    table = [{"patient": r.patient, "study": r.study, "roi": r.roi, "label": r.label, "site": "C"} for r in rows]
+    told = [row | {"node_short_axis_mm": r.clinical["node_short_axis_mm"].value} for row, r in zip(table, rows, strict=True)]
+    external = write_table(tmp_path, told)
+    found = evaluate(trained.bundle, external, out=tmp_path / "out", date=DATE, workers=1, resamples=50)
+    bundle, patient = load_bundle(trained.bundle, SPEC), found.patients[3]
+    alone, _ = engine.run(SPEC, bundle, read_case(study_files(rows[3]), SPEC))
+    assert patient.alone == pytest.approx(alone.probability, abs=1e-9)
+    assert patient.alone != patient.probability
+    assert found.findings[0].baselines[-1].name == "Images, without clinical values"
+    assert read_evaluation(tmp_path / "out" / "evaluation.json") == found
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.errors import CohortError
 from pipelines.systems.histotype_mri import SPEC as TYPING
-from pipelines.training.breakdown import group_tables, judge_calls, size_baselines
+from pipelines.training.breakdown import baselines, group_tables, judge_calls
 from pipelines.training.calibration import calibration
 from pipelines.training.discrimination import adjust_holm, compare_paired, compare_unpaired, delong
 from pipelines.training.evaluate import assemble, judge_patients
@@ -162,7 +162,7 @@ def test_size_alone_is_a_baseline_and_adc_is_not() -> None:
     patients = _patients()
     p, y = np.array([x.probability for x in patients]), np.array([x.label for x in patients])
     volume = np.array([x.measurements["Volume [ml]"] for x in patients])
-    found = size_baselines(patients)
+    found = baselines(patients)
     assert [b.name for b in found] == ["Volume [ml]", "Long Axis [mm]"]
     assert found[0].auc == delong(volume, y)
     assert found[0].comparison == compare_paired(p, volume, y)
@@ -170,12 +170,23 @@ def test_size_alone_is_a_baseline_and_adc_is_not() -> None:
     assert [b.p_holm for b in found] == adjust_holm(family)
     assert [b.p_bonferroni for b in found] == pytest.approx([min(1, 2 * v) for v in family])
     patients[3] = replace(patients[3], measurements={"Long Axis [mm]": 20.0})  # a baseline needs all patients
-    assert [b.name for b in size_baselines(patients)] == ["Long Axis [mm]"]
+    assert [b.name for b in baselines(patients)] == ["Long Axis [mm]"]
+
+
+def test_images_alone_are_a_baseline_of_a_model_that_joins_clinical_values() -> None:
+    rng = np.random.default_rng(8)
+    patients = [replace(x, alone=float(rng.random())) for x in _patients()]
+    alone, y = np.array([x.alone for x in patients]), np.array([x.label for x in patients])
+    *_, last = found = baselines(patients)
+    assert (len(found), last.name) == (3, "Images, without clinical values")
+    assert last.comparison == compare_paired(np.array([x.probability for x in patients]), alone, y)
+    assert [b.p_holm for b in found] == adjust_holm([b.comparison.p for b in found if b.comparison.p is not None])
+    assert len(baselines([replace(patients[0], alone=None), *patients[1:]])) == 2
 
 
 def test_perfect_model_gets_no_test_against_size() -> None:
     perfect = [replace(x, probability=0.9 if x.label else 0.1) for x in _patients()]
-    found = size_baselines(perfect)
+    found = baselines(perfect)
     assert [(b.comparison.p, b.p_holm) for b in found] == [(None, None)] * 2
     text = "\n".join(describe(_evaluate(perfect)))
     assert "no test, an area is 0 or 1" in text

@@ -81,8 +81,12 @@ def _overview(e: Evaluation, f: Finding, of: str) -> Markup:
         )
         for b in f.baselines
     ]
-    columns = ("Size alone", "AUC", "Model minus size", "Z", "p", "p, Holm", "p, Bonferroni")
-    rivals = table("Does the model add anything to size?", columns, against, note="Paired DeLong tests.") if against else ""
+    columns = ("Alone", "AUC", "Model minus that", "Z", "p", "p, Holm", "p, Bonferroni")
+    rivals = (
+        table("Does the model add anything to size, or clinical values to images?", columns, against, note="Paired DeLong tests.")
+        if against
+        else ""
+    )
     forest = [curves.Row("model", f.auc.value, f.auc.interval)]
     forest += [curves.Row(b.name, b.auc.value, b.auc.interval, kind="rival") for b in f.baselines]
     forest += [
