@@ -42,7 +42,7 @@ def _train(system: str, labels: Sequence[int], folder: Path) -> tuple[Bundle, Co
     write_table(path.parent, rows)
     trained = train(system, path, out=folder / "site-1", date=DATE, seed=SEED, plan=PLAN)
     assert find_problems(trained.bundle, catalogue()) == []
-    return load_bundle(trained.bundle, catalogue()[system]), read_cohort(path)[0]
+    return load_bundle(trained.bundle, catalogue()[system]), read_cohort(path, classes=labels, each=1)[0]
 
 
 def test_system_of_several_classes(tmp_path: Path) -> None:
