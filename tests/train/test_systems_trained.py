@@ -49,7 +49,7 @@ def test_system_of_several_classes(tmp_path: Path) -> None:
     spec = catalogue()["histotype_mri"]
     bundle, row = _train(spec.name, (4, 6, 7), tmp_path)
     assert bundle.manifest.decision.classes == (4, 6, 7)
-    assert bundle.manifest.recipe.smote and bundle.manifest.decision.class_conformal
+    assert bundle.manifest.recipe["smote"] and bundle.manifest.decision.class_conformal
     prediction, evidence = engine.run(spec, bundle, replace(read_case(study_files(row), spec), clinical=row.clinical))
     classes = [outcome for outcome in prediction.outcomes if outcome.kind == "class"]
     assert len(classes) == 3 and sum(outcome.probability for outcome in classes) == pytest.approx(1)
