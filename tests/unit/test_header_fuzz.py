@@ -54,7 +54,8 @@ _CASES = settings(max_examples=1000, deadline=None, suppress_health_check=list(H
 
 
 def _mutate(d: Dataset, changes: list[tuple[str, str, str, bytes]]) -> None:
-    for keyword, how, vr, raw in changes:
+    # Sequences first: adding one, pydicom reads Pixel Representation, which another change may have made unreadable.
+    for keyword, how, vr, raw in sorted(changes, key=lambda change: change[1] != "sequence"):
         tag = Tag(keyword)
         known = (d.get_item(tag).VR if tag in d else vr) or vr
         if how == "delete":
