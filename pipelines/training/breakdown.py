@@ -80,23 +80,23 @@ def baselines(patients: Sequence[PatientRow]) -> tuple[Baseline, ...]:
     """
     p, y = columns(patients)
     names = [name for name in patients[0].measurements if name.endswith(_SIZES) and all(name in x.measurements for x in patients)]
-    sizes = [np.array([x.measurements[name] for x in patients]) for name in names]
+    scores = [np.array([x.measurements[name] for x in patients]) for name in names]
     alone = [x.alone for x in patients if x.alone is not None]
     if len(alone) == len(patients):
-        names, sizes = [*names, IMAGES], [*sizes, np.array(alone)]
-    tests = [compare_paired(p, size, y) for size in sizes]
+        names, scores = [*names, IMAGES], [*scores, np.array(alone)]
+    tests = [compare_paired(p, score, y) for score in scores]
     family = [t.p for t in tests if t.p is not None]
     holm, bonferroni = iter(adjust_holm(family)), iter(adjust_bonferroni(family))
     return tuple(
         Baseline(
             name=name,
-            auc=delong(size, y),
-            roc=roc_curve(size, y),
+            auc=delong(score, y),
+            roc=roc_curve(score, y),
             comparison=test,
             p_holm=None if test.p is None else next(holm),
             p_bonferroni=None if test.p is None else next(bonferroni),
         )
-        for name, size, test in zip(names, sizes, tests, strict=True)
+        for name, score, test in zip(names, scores, tests, strict=True)
     )
 
 

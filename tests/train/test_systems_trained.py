@@ -1,7 +1,6 @@
 """Shipped systems from phantoms to bundles that serve: one of several classes, and one with a reduced model.
 
-Half as many patients as the demonstration's would be enough for a number; these are the fewest that the recipes' folds can do with, and
-their labels mean nothing.
+They have the fewest patients that the recipes' folds can do with, and their labels mean nothing.
 """
 
 from __future__ import annotations
